@@ -1,0 +1,1 @@
+"""Concrete passes, one a file."""

@@ -1,0 +1,1 @@
+"""Compiler passes for Paddle inference models."""

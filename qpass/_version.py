@@ -1,0 +1,3 @@
+"""The version of qpass; `setup.cfg` reads it from here."""
+
+__version__ = "0.1.0"

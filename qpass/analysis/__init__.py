@@ -1,0 +1,1 @@
+"""Sensitivity analysis: layers, sweeps, statistics, skip lists, checkpoints."""

@@ -1,0 +1,282 @@
+"""`.pdmodel` bytes <-> blocks of the IR. Structure only: parameters are in `pdiparams`.
+
+The file is one `ProgramDesc` message of Paddle's `framework.proto`. Whatever of it the IR has no field for is carried
+verbatim in `extra`, so that decoding and encoding gives back the same bytes.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+from google.protobuf.message import DecodeError
+
+from qpass.errors import FormatError
+from qpass.formats.framework_pb import framework_pb2
+from qpass.ir.dtype import DType
+from qpass.ir.graph import Decl, Graph
+from qpass.ir.op import Attr, AttrKind, AttrValue, Op, Slots
+
+# The messages are classes that protobuf makes when the wheel's file is loaded: no static type exists for them.
+Message: TypeAlias = Any
+
+# framework.proto, VarType.Type
+_DTYPES = {
+    0: DType.BOOL,
+    1: DType.INT16,
+    2: DType.INT32,
+    3: DType.INT64,
+    4: DType.FLOAT16,
+    5: DType.FLOAT32,
+    6: DType.FLOAT64,
+    20: DType.UINT8,
+    21: DType.INT8,
+    22: DType.BFLOAT16,
+    23: DType.COMPLEX64,
+    24: DType.COMPLEX128,
+}
+_CODES = {dtype: code for code, dtype in _DTYPES.items()}
+_TENSOR = 7  # VarType.Type LOD_TENSOR in 2.6, DENSE_TENSOR in 3.x
+
+# framework.proto, OpDesc.Attr: the field that holds the value of each kind
+_FIELD = {
+    AttrKind.INT: "i",
+    AttrKind.FLOAT: "f",
+    AttrKind.STRING: "s",
+    AttrKind.INTS: "ints",
+    AttrKind.FLOATS: "floats",
+    AttrKind.STRINGS: "strings",
+    AttrKind.BOOLEAN: "b",
+    AttrKind.BOOLEANS: "bools",
+    AttrKind.BLOCK: "block_idx",
+    AttrKind.LONG: "l",
+    AttrKind.BLOCKS: "blocks_idx",
+    AttrKind.LONGS: "longs",
+    AttrKind.FLOAT64S: "float64s",
+    AttrKind.VAR: "var_name",
+    AttrKind.VARS: "vars_name",
+    AttrKind.FLOAT64: "float64",
+    AttrKind.SCALAR: "scalar",
+}
+
+
+def dtype_of_code(code: int, where: str) -> DType:
+    """Element type for a `VarType.Type` number.
+
+    Raises
+    ------
+    FormatError
+        If the number is not a tensor element type that qpass knows.
+    """
+    try:
+        return _DTYPES[code]
+    except KeyError:
+        raise FormatError(
+            f"unknown element type number {code}, expected one of {sorted(_DTYPES)}",
+            where=where,
+            hint="the file is damaged, or written by a newer Paddle than qpass knows",
+        ) from None
+
+
+def code_of_dtype(dtype: DType) -> int:
+    """The `VarType.Type` number of an element type."""
+    return _CODES[dtype]
+
+
+def decode(data: bytes, where: str) -> tuple[tuple[Graph, ...], bytes]:
+    """Decode a `ProgramDesc` into blocks and the program's `extra` bytes.
+
+    Parameters
+    ----------
+    data : bytes
+        Content of a `.pdmodel` (or `__model__`) file.
+    where : str
+        Name of the source, for messages.
+
+    Raises
+    ------
+    FormatError
+        If the bytes are not a program: empty, truncated, another format, or with blocks that do not form a tree.
+    """
+    if not data:
+        raise FormatError("the file is empty, expected a Paddle program", where=where, hint="export the model again")
+    program = framework_pb2().ProgramDesc()
+    try:
+        program.ParseFromString(data)
+    except DecodeError as e:
+        raise FormatError(f"not a Paddle program ({e})", where=where, hint=_hint(data)) from e
+    if not program.blocks:
+        raise FormatError("a program without blocks", where=where, hint=_hint(data))
+    blocks = tuple(_graph(block, i, where) for i, block in enumerate(program.blocks))
+    program.ClearField("blocks")
+    return blocks, program.SerializeToString()
+
+
+def encode(blocks: tuple[Graph, ...], extra: bytes) -> bytes:
+    """Encode blocks as a `ProgramDesc`: the inverse of `decode`."""
+    program = framework_pb2().ProgramDesc()
+    program.ParseFromString(extra)
+    for graph in blocks:
+        block = program.blocks.add()
+        block.ParseFromString(graph.extra)
+        block.idx = graph.index
+        block.parent_idx = graph.parent
+        for decl in graph.decls.values():
+            _encode_decl(block.vars.add(), decl)
+        for op in graph.ops:
+            _encode_op(block.ops.add(), op)
+    encoded: bytes = program.SerializeToString()
+    return encoded
+
+
+def _hint(data: bytes) -> str:
+    if data.lstrip()[:1] == b"{":
+        return "this looks like a Paddle 3 .json program; qpass reads .pdmodel files"
+    return "the file is truncated, or is not a .pdmodel (are program and parameters swapped?)"
+
+
+def _graph(block: Message, index: int, where: str) -> Graph:
+    place = f"{where}, block {index}"
+    if block.idx != index or not (block.parent_idx < index if index else block.parent_idx == -1):
+        raise FormatError(
+            f"block {index} calls itself {block.idx} with parent {block.parent_idx}, expected a tree under block 0",
+            where=place,
+            hint="the file is damaged",
+        )
+    decls: dict[str, Decl] = {}
+    for var in block.vars:
+        decl = _decl(var, place)
+        if decl.name in decls:
+            raise FormatError(f"variable {decl.name!r} is declared twice", where=place, hint="the file is damaged")
+        decls[decl.name] = decl
+    ops = tuple(_op(op, uid, place) for uid, op in enumerate(block.ops))
+    idx, parent = block.idx, block.parent_idx
+    for name in ("vars", "ops"):
+        block.ClearField(name)
+    block.idx, block.parent_idx = 0, 0
+    return Graph(ops, decls, idx, parent, block.SerializeToString())
+
+
+def _tensor(var_type: Message) -> Message:
+    # 2.6 calls field 3 `lod_tensor`, 3.x `dense_tensor`
+    return var_type.lod_tensor if hasattr(var_type, "lod_tensor") else var_type.dense_tensor
+
+
+def _tensor_field(var_type: Message) -> str:
+    return "lod_tensor" if hasattr(var_type, "lod_tensor") else "dense_tensor"
+
+
+def _decl(var: Message, place: str) -> Decl:
+    name = var.name
+    kind: str = "tensor"
+    dtype: DType | None = None
+    shape: tuple[int, ...] = ()
+    where = f"{place}, variable {name!r}"
+    if var.type.type != _TENSOR:
+        names = var.type.DESCRIPTOR.enum_types_by_name["Type"].values_by_number
+        if var.type.type not in names:
+            raise FormatError(f"unknown variable type number {var.type.type}", where=where, hint="the file is damaged")
+        kind = names[var.type.type].name
+    elif var.type.HasField(_tensor_field(var.type)):
+        tensor = _tensor(var.type).tensor
+        dtype = dtype_of_code(tensor.data_type, where)
+        shape = tuple(tensor.dims)
+        if any(d < -1 for d in shape):
+            raise FormatError(
+                f"shape {list(shape)} has a negative dimension", where=where, hint="only -1 (unknown) is allowed"
+            )
+        tensor.data_type = 0
+        tensor.ClearField("dims")
+    persistable = var.persistable
+    is_parameter = var.is_parameter if var.HasField("is_parameter") else None
+    var.name = ""
+    if persistable:
+        var.persistable = False
+    if is_parameter is not None:
+        var.is_parameter = False
+    return Decl(name, kind, dtype, shape, persistable, is_parameter, var.SerializeToString())
+
+
+def _encode_decl(var: Message, decl: Decl) -> None:
+    if decl.extra:
+        var.ParseFromString(decl.extra)
+    elif decl.kind == "tensor":
+        var.type.type = _TENSOR
+        _tensor(var.type).SetInParent()
+    else:
+        raise FormatError(
+            f"a variable of kind {decl.kind!r} needs the record it was read with",
+            where=f"variable {decl.name!r}",
+            hint="new variables can only be tensors",
+        )
+    var.name = decl.name
+    if decl.dtype is not None:
+        tensor = _tensor(var.type).tensor
+        tensor.data_type = _CODES[decl.dtype]
+        tensor.dims.extend(decl.shape)
+    if decl.persistable or not decl.extra:
+        var.persistable = decl.persistable
+    if decl.is_parameter is not None:
+        var.is_parameter = decl.is_parameter
+
+
+def _op(op: Message, uid: int, place: str) -> Op:
+    where = f"{place}, op {uid} ({op.type})"
+    attrs: dict[str, Attr] = {}
+    for attr in op.attrs:
+        if attr.name in attrs:
+            raise FormatError(f"attribute {attr.name!r} is given twice", where=where, hint="the file is damaged")
+        attrs[attr.name] = _attr(attr)
+    kind = op.type
+    inputs, outputs = _slots(op.inputs, where), _slots(op.outputs, where)
+    extra = b""
+    if op.HasField("is_target"):
+        rest = framework_pb2().OpDesc(type="", is_target=op.is_target)
+        extra = rest.SerializeToString()
+    return Op(kind, inputs, outputs, attrs, extra, uid)
+
+
+def _slots(slots: Message, where: str) -> Slots:
+    names = [slot.parameter for slot in slots]
+    if len(set(names)) != len(names):
+        raise FormatError(f"a slot is given twice: {names}", where=where, hint="the file is damaged")
+    return tuple((slot.parameter, tuple(slot.arguments)) for slot in slots)
+
+
+def _attr(attr: Message) -> Attr:
+    kind = AttrKind(attr.type)
+    value: AttrValue
+    if kind is AttrKind.SCALARS:
+        value = attr.SerializeToString()
+    elif kind is AttrKind.SCALAR:
+        value = attr.scalar.SerializeToString()
+    elif kind.is_list:
+        value = tuple(getattr(attr, _FIELD[kind]))
+    else:
+        value = getattr(attr, _FIELD[kind]) if attr.HasField(_FIELD[kind]) else None
+    return Attr(kind, value)
+
+
+def _encode_op(message: Message, op: Op) -> None:
+    if op.extra:
+        message.ParseFromString(op.extra)
+    message.type = op.type
+    for target, slots in ((message.inputs, op.inputs), (message.outputs, op.outputs)):
+        for slot, names in slots:
+            target.add(parameter=slot, arguments=names)
+    for name, attr in op.attrs.items():
+        _encode_attr(message.attrs.add(), name, attr)
+
+
+def _encode_attr(message: Message, name: str, attr: Attr) -> None:
+    if attr.kind is AttrKind.SCALARS:
+        message.ParseFromString(attr.value)
+    message.name = name
+    message.type = attr.kind.value
+    if attr.value is None or attr.kind is AttrKind.SCALARS:
+        return
+    if attr.kind is AttrKind.SCALAR:
+        message.scalar.ParseFromString(attr.value)
+    elif attr.kind.is_list:
+        getattr(message, _FIELD[attr.kind]).extend(attr.value)
+    else:
+        setattr(message, _FIELD[attr.kind], attr.value)

@@ -1,0 +1,1 @@
+"""The IR: attributes, ops, graphs, parameters, models, and the verifier."""

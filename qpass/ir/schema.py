@@ -1,0 +1,58 @@
+"""What qpass knows of operator types: in-place pairs and purity. Unknown types are legal, opaque and impure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+INPLACE_PAIRS: Mapping[str, tuple[tuple[str, str], ...]] = {
+    "batch_norm": (("Mean", "MeanOut"), ("Variance", "VarianceOut")),
+    "fake_quantize_moving_average_abs_max": (("InScale", "OutScale"),),
+    "fake_quantize_dequantize_moving_average_abs_max": (("InScale", "OutScale"),),
+    "fake_quantize_range_abs_max": (("InScale", "OutScale"),),
+}
+"""Op type -> (input slot, output slot) pairs that must name the same variable at inference time."""
+
+PURE = frozenset(
+    """
+    abs arg_max arg_min assign batch_norm bilinear_interp bilinear_interp_v2 bmm cast clip concat conv2d
+    conv2d_transpose depthwise_conv2d depthwise_conv2d_transpose dequantize_abs_max dequantize_linear dropout
+    elementwise_add elementwise_div elementwise_max elementwise_min elementwise_mul elementwise_pow elementwise_sub elu
+    equal exp expand_v2 fake_channel_wise_dequantize_max_abs fake_channel_wise_quantize_abs_max
+    fake_channel_wise_quantize_dequantize_abs_max fake_dequantize_max_abs fake_quantize_abs_max
+    fake_quantize_dequantize_abs_max fake_quantize_dequantize_moving_average_abs_max
+    fake_quantize_moving_average_abs_max fake_quantize_range_abs_max fill_constant flatten flatten2
+    flatten_contiguous_range floor gather gelu greater_than group_norm hard_sigmoid hard_swish hard_tanh
+    instance_norm layer_norm leaky_relu less_than log logical_and logical_not logical_or lookup_table
+    lookup_table_v2 matmul matmul_v2 mean mish mul nearest_interp nearest_interp_v2 not_equal one_hot_v2 p_norm
+    pad pad2d pad3d pool2d pow prelu quantize_linear range reduce_max reduce_mean reduce_min reduce_prod
+    reduce_sum relu relu6 reshape reshape2 rsqrt scale shape sigmoid silu slice softmax softplus split sqrt square
+    squeeze squeeze2 stack strided_slice sum swish tanh tile top_k top_k_v2 transpose transpose2 unsqueeze unsqueeze2
+    where
+    """.split()
+)
+"""Op types whose only effect, at inference time, is to write their outputs."""
+
+FAMILIES: Mapping[str, str] = {
+    "conv2d": "conv2d",
+    "depthwise_conv2d": "depthwise_conv2d",
+    "conv2d_transpose": "conv2d_transpose",
+    "depthwise_conv2d_transpose": "conv2d_transpose",
+    "mul": "matmul",
+    "matmul": "matmul",
+    "matmul_v2": "matmul",
+}
+"""Op types with weights -> family. `mul`, `matmul` and `matmul_v2` are one family."""
+
+OPERANDS: Mapping[str, tuple[str, str, str]] = {
+    "conv2d": ("Filter", "Input", "Output"),
+    "depthwise_conv2d": ("Filter", "Input", "Output"),
+    "conv2d_transpose": ("Filter", "Input", "Output"),
+    "depthwise_conv2d_transpose": ("Filter", "Input", "Output"),
+    "mul": ("Y", "X", "Out"),
+    "matmul": ("Y", "X", "Out"),
+    "matmul_v2": ("Y", "X", "Out"),
+}
+"""Op types with weights -> slots of (weight, activation, output)."""
+
+DEBUG_ATTRS = ("op_callstack", "op_namescope", "op_role_var", "op_device", "op_role", "with_quant_attr")
+"""Attributes that do not change what an op computes; text dumps hide them, and count them."""

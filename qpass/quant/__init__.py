@@ -1,0 +1,1 @@
+"""Quantization: specs, sites, encodings, observers and scales."""

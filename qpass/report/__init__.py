@@ -1,0 +1,1 @@
+"""Reports: text, tables, pictures. The only place that imports matplotlib."""

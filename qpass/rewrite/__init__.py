@@ -1,0 +1,1 @@
+"""Rewriting: the edit transaction, patterns, the `Pass` protocol, pipelines and their reports."""

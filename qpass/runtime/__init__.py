@@ -1,0 +1,1 @@
+"""Engines that run models, and calibration. The only place, with training, that imports paddle."""
