@@ -1,0 +1,55 @@
+"""The functions of the public interface that combine several layers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from qpass import passes
+from qpass.ir.model import Model
+from qpass.quant.layers import DEFAULT_OP_TYPES
+from qpass.quant.scales import ScaleTable
+from qpass.rewrite.pipeline import run
+
+
+def quantize(
+    model: Model,
+    scales: ScaleTable,
+    *,
+    skip_tensor_list: Sequence[str] = (),
+    op_types: Sequence[str] = DEFAULT_OP_TYPES,
+    weight_bits: int = 8,
+    activation_bits: int = 8,
+) -> Model:
+    """Quantize every layer but the skipped ones; weights are stored as int8 (encoding B).
+
+    Parameters
+    ----------
+    model : Model
+        A float model.
+    scales : ScaleTable
+        What `calibrate` found for it.
+    skip_tensor_list : sequence of str
+        Layers, by weight name, that stay in float.
+    op_types : sequence of str
+        Op types to quantize; `mul`, `matmul` and `matmul_v2` count as one family.
+    weight_bits, activation_bits : int
+        2 to 8; weights are stored as int8.
+
+    Raises
+    ------
+    QuantError
+        If a skipped layer does not exist, or the table lacks a tensor.
+    """
+    return run(
+        model,
+        [
+            passes.InsertQuant(
+                scales=scales,
+                skip=tuple(skip_tensor_list),
+                op_types=tuple(op_types),
+                weight_bits=weight_bits,
+                activation_bits=activation_bits,
+            ),
+            passes.FoldQuant(to="int8"),
+        ],
+    )

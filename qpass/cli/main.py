@@ -1,0 +1,72 @@
+"""The `qpass` command: parser, dispatch, errors. Each subcommand has a module of its own beside this one.
+
+Exit codes: 0 done, 1 the job failed, 2 wrong usage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+from qpass._version import __version__
+from qpass.errors import QPassError, UsageError
+
+COMMANDS = {
+    "inspect": "what is in a model: ops, layers, quantization sites, sizes",
+    "dump": "the canonical text form of a model",
+    "diff": "what differs between two models",
+    "run": "apply passes to a file",
+    "quantize": "calibrate and write an int8 model",
+    "analyze": "rank the layers by what int8 costs them",
+    "skiplist": "the layers to leave in float, from an analysis",
+    "demo": "the whole job on the bundled model",
+    "doctor": "what this installation can do",
+}
+
+
+def build_parser(commands: Sequence[str] = tuple(COMMANDS)) -> argparse.ArgumentParser:
+    """The parser, with the full arguments of `commands` only: the others are named, so that help lists them all."""
+    parser = argparse.ArgumentParser(
+        prog="qpass",
+        description="Compiler passes for Paddle inference models: quantize, strip, fold, analyze.",
+        epilog="exit codes: 0 done, 1 the job failed, 2 wrong usage.  `qpass COMMAND --help` shows an example of each.",
+    )
+    parser.add_argument("--version", action="version", version=f"qpass {__version__}")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, summary in COMMANDS.items():
+        sub = subparsers.add_parser(
+            name, help=summary, description=summary[0].upper() + summary[1:] + ".",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        if name in commands:
+            importlib.import_module(f"qpass.cli.{name}").configure(sub)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; the exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    named = next((a for a in arguments if a in COMMANDS), None)
+    args = build_parser((named,) if named else ()).parse_args(arguments)
+    try:
+        code: int = args.execute(args)
+        sys.stdout.flush()
+    except QPassError as error:
+        if args.debug:
+            traceback.print_exc()
+        print(f"qpass {args.command}: {error}", file=sys.stderr)
+        return 2 if isinstance(error, UsageError) else 1
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        if args.debug:
+            traceback.print_exc()
+        print(f"qpass {args.command}: interrupted", file=sys.stderr)
+        return 1
+    return code
