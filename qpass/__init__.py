@@ -1,1 +1,101 @@
-"""Compiler passes for Paddle inference models."""
+"""Compiler passes for Paddle inference models.
+
+A Paddle inference model is a value; a pass maps a model to a model. Names are resolved on first use, so that
+``import qpass`` is quick and never imports paddle.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+from qpass._version import __version__
+
+if TYPE_CHECKING:
+    from qpass.analysis.ptq import analyze_ptq
+    from qpass.analysis.qat import analyze_qat
+    from qpass.analysis.result import AnalysisResult
+    from qpass.api import quantize
+    from qpass.doors import AnalysisPTQ, AnalysisQAT, AnalysisQuant
+    from qpass.errors import QPassError
+    from qpass.formats.files import load, load_bytes, save, to_bytes
+    from qpass.ir.model import Model
+    from qpass.ir.op import Attr, Op
+    from qpass.ir.text import dump, parse
+    from qpass.quant.layers import find_layers
+    from qpass.quant.scales import ScaleTable
+    from qpass.rewrite.edit import edit
+    from qpass.rewrite.passes import Pass
+    from qpass.rewrite.pipeline import Pipeline, run
+    from qpass.runtime.calibrate import calibrate
+    from qpass.runtime.engines import get_engine
+
+_HOMES = {
+    "AnalysisPTQ": "qpass.doors",
+    "AnalysisQAT": "qpass.doors",
+    "AnalysisQuant": "qpass.doors",
+    "AnalysisResult": "qpass.analysis.result",
+    "Attr": "qpass.ir.op",
+    "Model": "qpass.ir.model",
+    "Op": "qpass.ir.op",
+    "Pass": "qpass.rewrite.passes",
+    "Pipeline": "qpass.rewrite.pipeline",
+    "QPassError": "qpass.errors",
+    "ScaleTable": "qpass.quant.scales",
+    "analyze_ptq": "qpass.analysis.ptq",
+    "analyze_qat": "qpass.analysis.qat",
+    "calibrate": "qpass.runtime.calibrate",
+    "dump": "qpass.ir.text",
+    "edit": "qpass.rewrite.edit",
+    "find_layers": "qpass.quant.layers",
+    "get_engine": "qpass.runtime.engines",
+    "load": "qpass.formats.files",
+    "load_bytes": "qpass.formats.files",
+    "parse": "qpass.ir.text",
+    "quantize": "qpass.api",
+    "run": "qpass.rewrite.pipeline",
+    "save": "qpass.formats.files",
+    "to_bytes": "qpass.formats.files",
+}
+
+__all__ = [
+    "AnalysisPTQ",
+    "AnalysisQAT",
+    "AnalysisQuant",
+    "AnalysisResult",
+    "Attr",
+    "Model",
+    "Op",
+    "Pass",
+    "Pipeline",
+    "QPassError",
+    "ScaleTable",
+    "__version__",
+    "analyze_ptq",
+    "analyze_qat",
+    "calibrate",
+    "dump",
+    "edit",
+    "find_layers",
+    "get_engine",
+    "load",
+    "load_bytes",
+    "parse",
+    "quantize",
+    "run",
+    "save",
+    "to_bytes",
+]
+
+
+def __getattr__(name: str) -> object:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'qpass' has no attribute {name!r}")
+    value: object = getattr(importlib.import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(__all__))

@@ -1,0 +1,193 @@
+"""`qpass analyze`: rank the layers by what int8 costs them, and write everything that follows from it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from qpass.cli.common import add_data, add_json, add_model, load_model, positive, print_json, split_names
+from qpass.errors import UsageError
+
+if TYPE_CHECKING:
+    from qpass.analysis.result import AnalysisResult
+    from qpass.cli.progress import Bar
+    from qpass.ir.model import Model
+    from qpass.job import Job
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `qpass analyze`."""
+    parser.description = (
+        "Rank the layers by what int8 costs them. A float model: each layer alone is quantized. A quantized model: each "
+        "layer alone is un-quantized. Writes the ranking (analysis.txt, .json, .csv, sensitivity.png), histograms, "
+        "skip_tensor_list.txt and the rewritten model (model/inference)."
+    )
+    parser.epilog = (
+        "example:\n"
+        "  qpass analyze inference.pdmodel --data calib.npz --eval mine:accuracy -o analysis_results\n"
+        "  qpass analyze qat/inference --float float/inference --data calib.npz --eval mine:accuracy\n"
+        "  without --eval, all outputs are compared with the float model's (cosine)"
+    )
+    add_model(parser)
+    add_data(parser, required=True)
+    parser.add_argument("--eval", metavar="M:F", help="module:function, see README; higher is better")
+    parser.add_argument("--lower-is-better", action="store_true", help="the metric is a loss")
+    parser.add_argument("--float", metavar="MODEL", help="float twin of a quantized model")
+    parser.add_argument("--restore", choices=("float", "self"), default="float", help="weights of un-quantized layers")
+    parser.add_argument("--map", metavar="FILE", help="JSON object: quantized layer name -> float layer name")
+    parser.add_argument("--qat-metric", type=float, metavar="X", help="metric of the quantized model, where known")
+    parser.add_argument("--algo", default="avg", help="observer of activations: abs_max, avg, min_max")
+    parser.add_argument("--weight-algo", default="channel_wise_abs_max", help="or abs_max (per tensor)")
+    parser.add_argument("--op-types", action="append", metavar="TYPES", help="op types, by commas")
+    parser.add_argument("--weight-bits", type=int, default=8, metavar="N")
+    parser.add_argument("--activation-bits", type=int, default=8, metavar="N")
+    parser.add_argument("--batches", type=positive, metavar="N", help="calibrate on the first N batches only")
+    parser.add_argument("--engine", default="inference", help="inference (default), executor or gpu")
+    parser.add_argument("-o", "--output", default="analysis_results", metavar="DIR", help="default: analysis_results")
+    parser.add_argument("--plots", type=int, default=10, metavar="N", help="histogram pages of the N best and worst")
+    parser.add_argument("--statistics", action="store_true", help="also write statistic.csv and box plots")
+    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in DIR")
+    rule = parser.add_mutually_exclusive_group()
+    rule.add_argument("--top", type=int, metavar="K", help="skip list: the K most sensitive layers")
+    rule.add_argument("--threshold", type=float, metavar="X", help="skip list: every layer above sensitivity X")
+    add_json(parser)
+    parser.set_defaults(execute=execute)
+
+
+def execute(args: argparse.Namespace) -> int:
+    """Run `qpass analyze`."""
+    from qpass.cli.progress import Bar
+    from qpass.job import default_skip_list
+
+    model = load_model(args)
+    with Bar("layers") as bar:
+        job = make_job(args, model, bar)
+        try:
+            result = job.analyse()
+        except KeyboardInterrupt:
+            raise Interrupted(args.output) from None
+    files = [*job.write_ranking(), *job.write_histograms()]
+    if args.statistics:
+        files += job.write_statistics()
+    chosen = args.top is not None or args.threshold is not None
+    skip = result.skip_tensor_list(top=args.top, threshold=args.threshold) if chosen else default_skip_list(result)
+    files += [job.write_skip_list(skip), job.write_model(skip)]
+    if args.json:
+        print_json({**json.loads(result.to_json()), "skip_tensor_list": skip, "files": [str(f) for f in files]})
+    else:
+        print_result(result, skip, files)
+    return 0
+
+
+class Interrupted(UsageError):
+    """Ctrl-C during a sweep."""
+
+    def __init__(self, folder: str) -> None:
+        super().__init__(
+            "interrupted; every finished layer is in the checkpoint",
+            where=folder,
+            hint="run the same command with --resume to go on",
+        )
+
+
+def make_job(args: argparse.Namespace, model: Model, bar: Bar) -> Job:
+    """The job that the arguments describe.
+
+    Raises
+    ------
+    UsageError
+        If arguments of one mode are given in the other.
+    """
+    from qpass.formats.files import load
+    from qpass.job import QuantOptions, ptq_job, qat_job
+    from qpass.quant.encodings import find_sites
+    from qpass.quant.layers import DEFAULT_OP_TYPES
+    from qpass.runtime.data import load_data, load_function
+
+    quantized = bool(find_sites(model))
+    if not quantized:
+        for name in ("float", "map", "qat_metric"):
+            if getattr(args, name) is not None:
+                raise UsageError(
+                    f"--{name.replace('_', '-')} goes with a quantized model; this one has no quantization site",
+                    where=args.model,
+                )
+    options = QuantOptions(
+        algo=args.algo,
+        weight_algo=args.weight_algo,
+        op_types=split_names(args.op_types) or DEFAULT_OP_TYPES,
+        weight_bits=args.weight_bits,
+        activation_bits=args.activation_bits,
+        batches=args.batches,
+        engine=args.engine,
+        higher_is_better=not args.lower_is_better,
+    )
+    data = load_data(args.data, batch_size=args.batch_size)
+    evaluate = None if args.eval is None else load_function(args.eval)
+    folder = Path(args.output)
+    if not quantized:
+        return ptq_job(
+            model,
+            data,
+            evaluate=evaluate,
+            save_dir=folder,
+            options=options,
+            resume=args.resume,
+            num_histogram_plots=args.plots,
+            progress=bar,
+        )
+    return qat_job(
+        model,
+        None if args.float is None else load(args.float),
+        data,
+        evaluate=evaluate,
+        save_dir=folder,
+        options=options,
+        restore=args.restore,
+        mapping=None if args.map is None else read_mapping(args.map),
+        qat_metric=args.qat_metric,
+        resume=args.resume,
+        num_histogram_plots=args.plots,
+        progress=bar,
+    )
+
+
+def read_mapping(path: str) -> dict[str, str]:
+    """Read a JSON object of names.
+
+    Raises
+    ------
+    UsageError
+        If the file is missing or something else.
+    """
+    try:
+        body = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as e:
+        raise UsageError(f"cannot read the mapping ({e})", where=path) from e
+    if not isinstance(body, dict) or not all(isinstance(v, str) for v in body.values()):
+        raise UsageError("expected a JSON object of names", where=path, hint='{"conv1_weights": "conv2d_0.w_0"}')
+    return body
+
+
+def print_result(result: AnalysisResult, skip: list[str], files: list[Path]) -> None:
+    """The ranking as a table, then what was written."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from qpass.report.table import ranking_header, ranking_rows
+
+    console = Console()
+    table = Table(title=f"{result.mode.upper()} sensitivity, most sensitive first ({result.metric_name})")
+    for title in ranking_header(result):
+        table.add_column(title)
+    for row in ranking_rows(result, limit=20):
+        table.add_row(*row)
+    console.print(table)
+    if len(result.rows) > 20:
+        console.print(f"... and {len(result.rows) - 20} more in analysis.txt")
+    console.print(f"baseline {result.baseline:.6g}" + ("" if result.reference is None else f", reference {result.reference:.6g}"))
+    console.print(f"skip_tensor_list: {', '.join(skip) or 'nothing'}", soft_wrap=True)
+    for file in files:
+        console.print(f"wrote {file}", soft_wrap=True)

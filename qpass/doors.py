@@ -1,0 +1,220 @@
+"""The classes Paddle users know, as thin doors to `analyze_ptq` and `analyze_qat`."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from qpass.errors import UsageError
+from qpass.formats.files import load
+from qpass.job import Job, QuantOptions, ptq_job, qat_job
+
+if TYPE_CHECKING:
+    from qpass.analysis.result import AnalysisResult
+    from qpass.runtime.data import Data
+
+Evaluation = Callable[..., float]
+
+PTQ_CONFIG = {
+    "algo": "algo",
+    "activation_quantize_type": None,
+    "weight_quantize_type": "weight_algo",
+    "quantizable_op_type": "op_types",
+    "weight_bits": "weight_bits",
+    "activation_bits": "activation_bits",
+    "batch_nums": "batches",
+    "engine": "engine",
+    "higher_is_better": "higher_is_better",
+}
+"""Keys of `ptq_config` -> fields of `QuantOptions`; None: accepted where it says what qpass does anyway."""
+
+
+def quant_options(config: Mapping[str, object] | None) -> QuantOptions:
+    """Options from a PaddleSlim-style `ptq_config`.
+
+    Raises
+    ------
+    UsageError
+        For a key or a value that is not supported, with the nearest one that is.
+    """
+    given: dict[str, object] = {}
+    for key, value in (config or {}).items():
+        if key not in PTQ_CONFIG:
+            near = difflib.get_close_matches(key, PTQ_CONFIG, 1)
+            raise UsageError(
+                f"ptq_config has no key {key!r}" + (f"; did you mean {near[0]!r}?" if near else ""),
+                hint=f"known keys: {', '.join(PTQ_CONFIG)}",
+            )
+        field = PTQ_CONFIG[key]
+        if field is not None:
+            given[field] = tuple(value) if isinstance(value, list) else value
+        elif value not in ("moving_average_abs_max", "range_abs_max"):
+            raise UsageError(
+                f"ptq_config[{key!r}] is {value!r}", hint="activations are quantized per tensor: moving_average_abs_max"
+            )
+    return QuantOptions.checked(given)
+
+
+class _Analysis:
+    """What both modes share: the job, and its three methods."""
+
+    _job: Job
+
+    @property
+    def result(self) -> AnalysisResult:
+        """The ranking; computed by the first call that needs it."""
+        return self._job.analyse()
+
+    def metric_error_analyse(self) -> AnalysisResult:
+        """Evaluate every layer and write `analysis.txt`, `.json`, `.csv`, the chart and the histograms."""
+        result = self._job.analyse()
+        self._job.write_ranking()
+        self._job.write_histograms()
+        return result
+
+    def statistical_analyse(self) -> list[Path]:
+        """Write `statistic.csv` and the box plots of weights and activations; the files."""
+        return self._job.write_statistics()
+
+    def analysis(self) -> AnalysisResult:
+        """Everything: `metric_error_analyse`, then `statistical_analyse`."""
+        result = self.metric_error_analyse()
+        self.statistical_analyse()
+        return result
+
+
+class AnalysisPTQ(_Analysis):
+    """Which layers of a float model lose accuracy to int8: each layer alone is quantized.
+
+    Parameters
+    ----------
+    model_dir : str or Path
+        Folder, prefix or `.pdmodel` file of the float model.
+    model_filename, params_filename : str, optional
+        Files inside the folder, with or without suffix.
+    eval_function : callable, optional
+        ``eval_function(executor, program, feed_names, fetch_list) -> float``, or the short form
+        ``evaluate(predict) -> float``. None: cosine similarity of all outputs with the float model's, on `data_loader`.
+    data_loader : iterable
+        Calibration batches: a `paddle.io.DataLoader`, or any iterable of arrays, tuples or dicts.
+    save_dir : str or Path
+        Folder for everything that is written; created.
+    checkpoint_name : str
+        File in `save_dir` that gets a line after every layer.
+    num_histogram_plots : int
+        How many of the best and the worst layers get a histogram page; 0 writes none.
+    resume : bool
+        Go on from the checkpoint.
+    ptq_config : mapping, optional
+        ``algo`` (abs_max, avg, min_max), ``weight_quantize_type`` (channel_wise_abs_max, abs_max),
+        ``quantizable_op_type``, ``weight_bits``, ``activation_bits``, ``batch_nums``, ``engine``,
+        ``higher_is_better``.
+
+    Raises
+    ------
+    QPassError
+        If the model, the options or the data are not usable; nothing is written then.
+    """
+
+    def __init__(
+        self,
+        model_dir: str | Path,
+        model_filename: str | None = None,
+        params_filename: str | None = None,
+        eval_function: Evaluation | None = None,
+        data_loader: Data | None = None,
+        save_dir: str | Path = "analysis_results",
+        checkpoint_name: str = "analysis_checkpoint.jsonl",
+        num_histogram_plots: int = 10,
+        resume: bool = False,
+        ptq_config: Mapping[str, object] | None = None,
+    ) -> None:
+        if data_loader is None:
+            raise UsageError("data_loader is None", where="AnalysisPTQ", hint="calibration needs batches of inputs")
+        self._job = ptq_job(
+            load(model_dir, model_filename=model_filename, params_filename=params_filename),
+            data_loader,
+            evaluate=eval_function,
+            save_dir=Path(save_dir),
+            checkpoint_name=checkpoint_name,
+            resume=resume,
+            num_histogram_plots=num_histogram_plots,
+            options=quant_options(ptq_config),
+        )
+
+
+AnalysisQuant = AnalysisPTQ
+"""The name PaddleSlim gave the same analysis before."""
+
+
+class AnalysisQAT(_Analysis):
+    """Which layers of a quantized model lose accuracy: each layer alone is un-quantized.
+
+    Parameters
+    ----------
+    quant_model_dir : str or Path
+        Folder, prefix or `.pdmodel` file of the quantized model.
+    float_model_dir : str or Path, optional
+        The float twin; its layers may have other names. None: weights are the quantized model's own.
+    model_filename, params_filename : str, optional
+        Files inside both folders, with or without suffix.
+    quantizable_op_type : sequence of str
+        Op types whose layers are examined; `mul`, `matmul` and `matmul_v2` count as one family.
+    qat_metric : float, optional
+        Metric of the quantized model where it is known; None computes it.
+    eval_function : callable, optional
+        As in `AnalysisPTQ`; None: cosine similarity of all outputs with the float model's, on `data_loader`.
+    data_loader : iterable, optional
+        Batches, needed without `eval_function`, and for histograms.
+    save_dir : str or Path
+        Folder for everything that is written; created.
+    resume : bool
+        Go on from the checkpoint.
+    restore : {"float", "self"}
+        What a stripped layer's weight becomes: the float model's, or the quantized model's own latent weight.
+    mapping : mapping, optional
+        Quantized layer name -> float layer name, where alignment needs help.
+    num_histogram_plots : int
+        How many of the best and the worst layers get a histogram page; 0 writes none.
+    higher_is_better : bool
+        Direction of the metric.
+
+    Raises
+    ------
+    QPassError
+        If a model, an option or the data are not usable; nothing is written then.
+    """
+
+    def __init__(
+        self,
+        quant_model_dir: str | Path,
+        float_model_dir: str | Path | None,
+        model_filename: str | None = None,
+        params_filename: str | None = None,
+        quantizable_op_type: Sequence[str] = ("conv2d", "depthwise_conv2d", "mul"),
+        qat_metric: float | None = None,
+        eval_function: Evaluation | None = None,
+        data_loader: Data | None = None,
+        save_dir: str | Path = "analysis_results",
+        resume: bool = False,
+        restore: str = "float",
+        mapping: Mapping[str, str] | None = None,
+        num_histogram_plots: int = 10,
+        higher_is_better: bool = True,
+    ) -> None:
+        names = {"model_filename": model_filename, "params_filename": params_filename}
+        self._job = qat_job(
+            load(quant_model_dir, **names),
+            None if float_model_dir is None else load(float_model_dir, **names),
+            data_loader,
+            evaluate=eval_function,
+            save_dir=Path(save_dir),
+            resume=resume,
+            restore=restore,
+            mapping=mapping,
+            qat_metric=qat_metric,
+            num_histogram_plots=num_histogram_plots,
+            options=QuantOptions(op_types=tuple(quantizable_op_type), higher_is_better=higher_is_better),
+        )
