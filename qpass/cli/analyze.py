@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qpass.cli.common import add_data, add_json, add_model, load_model, positive, print_json, split_names
-from qpass.errors import UsageError
+from qpass.errors import QPassError, UsageError
 
 if TYPE_CHECKING:
     from qpass.analysis.result import AnalysisResult
@@ -81,7 +81,7 @@ def execute(args: argparse.Namespace) -> int:
     return 0
 
 
-class Interrupted(UsageError):
+class Interrupted(QPassError):
     """Ctrl-C during a sweep."""
 
     def __init__(self, folder: str) -> None:
