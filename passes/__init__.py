@@ -1,1 +1,35 @@
 """Concrete passes, one a file."""
+
+from __future__ import annotations
+
+from qpass.passes.drop_debug_info import DropDebugInfo
+from qpass.passes.drop_identity import DropIdentity
+from qpass.passes.fold_batch_norm import FoldBatchNorm
+from qpass.passes.remove_unused import RemoveUnused
+
+from qpass.rewrite import spec
+from qpass.rewrite.passes import Pass
+
+REGISTRY: tuple[type[Pass], ...] = (
+    DropDebugInfo,
+    DropIdentity,
+    FoldBatchNorm,
+    RemoveUnused,
+)
+"""Every pass that a text spec can name."""
+
+
+def parse_passes(text: str) -> tuple[Pass, ...]:
+    """Make the passes that `text` names: ``fold-batch-norm,drop-identity``; the form is in `qpass.rewrite.spec`.
+
+    Raises
+    ------
+    UsageError
+        With the position of what is wrong.
+    PassError
+        If a pass refuses its options.
+    """
+    return spec.parse_passes(text, REGISTRY)
+
+
+__all__ = ["REGISTRY", "DropDebugInfo", "DropIdentity", "FoldBatchNorm", "RemoveUnused", "parse_passes"]

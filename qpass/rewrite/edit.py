@@ -290,8 +290,8 @@ class Edit:
             a is b or a == b for a, b in zip(ops, self._before.ops, strict=True)
         )
         same_decls = list(self._decls.items()) == list(self._before.decls.items())
-        graph = self._before if same_ops and same_decls else dataclasses.replace(
-            self._before, ops=ops, decls=self._decls
+        graph = (
+            self._before if same_ops and same_decls else dataclasses.replace(self._before, ops=ops, decls=self._decls)
         )
         params = self.model.params
         updates = {n: a for n, a in self._params.items() if n not in params or not _same(params[n], a)}
