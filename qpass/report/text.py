@@ -1,0 +1,63 @@
+"""The text files of an analysis: one line a layer for people, comma-separated values for programs."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+
+from qpass.analysis.result import AnalysisResult, Mode
+from qpass.analysis.statistics import TensorStatistics
+from qpass.report.wording import digits_of, one_line
+
+_LINE_START: dict[Mode, str] = {"ptq": "quant layer name", "qat": "without layer name"}
+_RESULT_COLUMNS = ("rank", "layer", "family", "metric", "sensitivity")
+_STATISTIC_COLUMNS = ("layer", "role", "name", "threshold", "minimum", "maximum", "mean", "std")
+_QUANTILE_COLUMNS = ("q0", "q1", "q25", "q50", "q75", "q99", "q100")
+
+
+def analysis_txt(result: AnalysisResult) -> str:
+    """One line a layer, most sensitive first, in the words of PaddleSlim's ``analysis.txt``.
+
+    Four decimals, and more (up to eight, the same on all lines) only where four would make different layers look
+    equal; a number that would still show as zero is written as ``%.4g``.
+    """
+    digits = digits_of(result)
+    return "".join(
+        f"{_LINE_START[result.mode]}: {one_line(row.layer)}, eval metric: {digits.text(row.metric)}, "
+        f"sensitivity: {digits.text(row.sensitivity)}\n"
+        for row in result.rows
+    )
+
+
+def analysis_csv(result: AnalysisResult) -> str:
+    """Every figure of every layer, most sensitive first, to full precision.
+
+    Columns: rank (from 1), layer, family, metric, sensitivity, then the details by name; empty where a layer lacks one.
+    """
+    names = sorted({name for row in result.rows for name in row.details})
+    rows = (
+        [rank, row.layer, row.family, repr(row.metric), repr(row.sensitivity)]
+        + [repr(row.details[name]) if name in row.details else "" for name in names]
+        for rank, row in enumerate(result.rows, 1)
+    )
+    return _csv([*_RESULT_COLUMNS, *names], rows)
+
+
+def statistic_csv(stats: Sequence[TensorStatistics]) -> str:
+    """One row a tensor, in the order given, to full precision; quantiles are ``q0`` to ``q100``, in percent."""
+    rows = (
+        [s.layer, s.role, s.name]
+        + [repr(float(v)) for v in (s.threshold, s.minimum, s.maximum, s.mean, s.std)]
+        + [repr(float(v)) for v in (*s.quantiles, s.error_rms, s.sqnr_db)]
+        for s in stats
+    )
+    return _csv([*_STATISTIC_COLUMNS, *_QUANTILE_COLUMNS, "error_rms", "sqnr_db"], rows)
+
+
+def _csv(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    return text.getvalue()
