@@ -25,7 +25,7 @@ class DType(enum.Enum):
 
     @property
     def numpy(self) -> np.dtype[np.generic]:
-        """The numpy dtype that holds it; bfloat16 is held as its uint16 bit pattern, as Paddle's own Python API does."""
+        """The numpy dtype that holds it; bfloat16 is held as its uint16 bit pattern, as in Paddle's own Python API."""
         return np.dtype("uint16" if self is DType.BFLOAT16 else self.value)
 
     @property
@@ -46,3 +46,6 @@ class DType(enum.Enum):
 
 
 _OF_NUMPY = {d.numpy.name: d for d in DType}
+
+NUMPY_NAMES = frozenset(_OF_NUMPY)
+"""Names of the numpy dtypes that hold tensors."""

@@ -1,8 +1,8 @@
 """Graphs of the IR: `Decl`, `ValueRef`, `Graph`.
 
 A graph is one block of a program, as an immutable value: its ops in program order and its declarations by name. Paddle
-names are not single-assignment (`batch_norm` writes its running mean onto the name it read), so a value is identified by
-`(name, version)`: version 0 is what the name held before the block ran, version n what its n-th write left there.
+names are not single-assignment (`batch_norm` writes its running mean onto the name it read), so a value is identified
+by `(name, version)`: version 0 is what the name held before the block ran, version n what its n-th write left there.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ class ValueRef(NamedTuple):
 
 
 class Use(NamedTuple):
-    """One operand of one op: the op's uid, the slot, the index in the slot."""
+    """One operand of one op, read or written: the op's uid, the slot, the index in the slot."""
 
     op: int
     slot: str
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody needs here
 
 
 @dataclass(frozen=True)
@@ -133,8 +133,12 @@ class Graph:
 
     def writer(self, ref: ValueRef) -> Op | None:
         """The op that writes `ref`; None for version 0."""
-        use = self._links.writer.get(ref)
+        use = self.definition(ref)
         return None if use is None else self.by_uid[use.op]
+
+    def definition(self, ref: ValueRef) -> Use | None:
+        """The output operand that writes `ref`; None for version 0."""
+        return self._links.writer.get(ref)
 
     def uses(self, ref: ValueRef) -> tuple[Use, ...]:
         """Every operand that reads `ref`, in program order."""
@@ -152,8 +156,8 @@ class Graph:
     def nx(self) -> NxGraph:
         """The bipartite graph of ops and values, frozen: any networkx algorithm applies.
 
-        Nodes are op uids (attribute ``op``) and `ValueRef` (attribute ``decl``, None when undeclared here); edges run in
-        the direction of the data and are keyed by ``(slot, index)``, so ``add(a, a)`` keeps both of its edges.
+        Nodes are op uids (attribute ``op``) and `ValueRef` (attribute ``decl``, None when undeclared here); edges run
+        in the direction of the data and are keyed by ``(slot, index)``, so ``add(a, a)`` keeps both of its edges.
         """
         g: NxGraph = nx.MultiDiGraph()
         links = self._links
@@ -165,7 +169,8 @@ class Graph:
         for use, ref in links.writes.items():
             g.add_node(ref, decl=self.decls.get(ref.name))
             g.add_edge(use.op, ref, key=(use.slot, use.index))
-        return nx.freeze(g)
+        nx.freeze(g)
+        return g
 
     def topological(self) -> tuple[Op, ...]:
         """Ops in the lexicographic topological order keyed by program position.

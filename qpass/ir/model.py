@@ -116,7 +116,7 @@ class Model:
         return h.hexdigest()
 
     def _ports(self, kind: str) -> tuple[Port, ...]:
-        ops = sorted((op for op in self.graph.ops if op.type == kind), key=lambda op: op.int_attr("col", 0))
+        ops = sorted((op for op in self.graph.ops if op.type == kind), key=_column)
         return tuple(self._port(op, kind) for op in ops)
 
     def _port(self, op: Op, kind: str) -> Port:
@@ -125,3 +125,10 @@ class Model:
             raise VerifyError(f"a {kind} op must name one value, found {list(names)}", where=f"block 0, {op}")
         decl = self.graph.decls.get(names[0])
         return Port(names[0], decl.dtype if decl else None, decl.shape if decl else ())
+
+
+def _column(op: Op) -> int:
+    column = op.attr("col", 0)
+    if not isinstance(column, int):
+        raise VerifyError(f"attribute 'col' is {column!r}, expected an integer", where=f"block 0, {op}")
+    return column

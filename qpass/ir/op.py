@@ -75,6 +75,16 @@ class Attr:
     value: AttrValue
 
     @classmethod
+    def ints(cls, values: Iterable[int]) -> Attr:
+        """A list of 32-bit integers."""
+        return cls(AttrKind.INTS, tuple(values))
+
+    @classmethod
+    def strs(cls, values: Iterable[str]) -> Attr:
+        """A list of strings."""
+        return cls(AttrKind.STRINGS, tuple(values))
+
+    @classmethod
     def int(cls, value: int) -> Attr:
         """A 32-bit integer attribute."""
         return cls(AttrKind.INT, value)
@@ -93,16 +103,6 @@ class Attr:
     def str(cls, value: str) -> Attr:
         """A string attribute."""
         return cls(AttrKind.STRING, value)
-
-    @classmethod
-    def ints(cls, values: Iterable[int]) -> Attr:
-        """A list of 32-bit integers."""
-        return cls(AttrKind.INTS, tuple(values))
-
-    @classmethod
-    def strs(cls, values: Iterable[str]) -> Attr:
-        """A list of strings."""
-        return cls(AttrKind.STRINGS, tuple(values))
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Set
 
 from qpass.errors import VerifyError
-from qpass.ir.dtype import DType
+from qpass.ir.dtype import NUMPY_NAMES, DType
 from qpass.ir.graph import Decl, Graph
 from qpass.ir.model import Model
 from qpass.ir.op import AttrKind, Op
@@ -13,13 +13,18 @@ from qpass.ir.schema import INPLACE_PAIRS
 
 _NEIGHBOURS = 2
 
+# Op types whose body runs at most once and sees nothing but the enclosing scopes. The bodies of others may start with
+# values of the last round (`while`) or with values that the op puts there (`recurrent`).
+_RUN_ONCE = frozenset({"conditional_block", "conditional_block_infer"})
+
 
 def verify(model: Model) -> Model:
     """Check every invariant; the model itself, so that calls chain.
 
-    Checked: the block tree is sound and block attributes point into it; ops have unique uids; names are declared in
-    their block or an enclosing one; temporaries are written before they are read; in-place pairs name one variable;
-    feed and fetch ops name one value each; parameters match their persistable declarations in dtype and shape.
+    Checked: the block tree is sound and block attributes point into it; ops have unique uids and slots; names are
+    declared in their block or an enclosing one; temporaries are written before they are read (in the root and in
+    bodies that run once: a loop may carry a value round); in-place pairs name one variable; feed and fetch ops name
+    one value each; parameters match their persistable declarations in dtype and shape.
 
     Raises
     ------
@@ -33,7 +38,11 @@ def verify(model: Model) -> Model:
                 where=f"block {i}",
             )
     for graph in model.blocks:
-        _verify_graph(model, graph)
+        _verify_declarations(model, graph)
+    owners = {index: op for graph in model.blocks for op in graph.ops for index in _bodies(op)}
+    inside = _written_inside(model)
+    for graph in model.blocks:
+        _verify_order(model, graph, owners.get(graph.index), inside)
     _verify_params(model)
     _ = (model.feeds, model.fetches)
     return model
@@ -65,48 +74,72 @@ def _short(text: str, limit: int = 160) -> str:
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
-def _verify_graph(model: Model, graph: Graph) -> None:
+def _verify_declarations(model: Model, graph: Graph) -> None:
     if len(graph.by_uid) != len(graph.ops):
         raise VerifyError("two ops have the same uid", where=f"block {graph.index}", hint="make new ops with uid -1")
-    scopes = list(enclosing(model, graph))
-    outer = {name for scope in scopes[1:] for name in scope.decls}
+    for key, declared in graph.decls.items():
+        if key != declared.name:
+            raise VerifyError(f"{declared.name!r} is declared under the name {key!r}", where=f"block {graph.index}")
+    known = {name for scope in enclosing(model, graph) for name in scope.decls}
+    for op in graph.ops:
+        for verb, operands in (("reads", op.reads()), ("writes", op.writes())):
+            for slot, _, name in operands:
+                if name not in known:
+                    raise _error(graph, op, slot, f"{verb} {name!r}, which is not declared")
+        _verify_slots(graph, op)
+        _verify_bodies(model, graph, op)
+
+
+def _verify_order(model: Model, graph: Graph, owner: Op | None, inside: Mapping[int, Set[str]]) -> None:
+    if owner is not None and owner.type not in _RUN_ONCE:
+        return
     written: set[str] = set()
     for op in graph.ops:
         for slot, _, name in op.reads():
             decl = graph.decls.get(name)
-            if decl is None and name not in outer:
-                raise _error(graph, op, slot, f"reads {name!r}, which is not declared")
             if decl is not None and _needs_writer(decl) and name not in written:
                 raise _error(graph, op, slot, f"reads {name!r} before any op has written it")
-        for slot, _, name in op.writes():
-            if name not in graph.decls and name not in outer:
-                raise _error(graph, op, slot, f"writes {name!r}, which is not declared")
-            written.add(name)
-        for source, target in INPLACE_PAIRS.get(op.type, ()):
-            if op.input(source) and op.output(target) and op.input(source) != op.output(target):
-                raise _error(
-                    graph, op, target, f"writes {op.output(target)[0]!r} in place of {op.input(source)[0]!r} ({source})"
-                )
-        _verify_blocks(model, graph, op)
+        written.update(name for _, _, name in op.writes())
+        for index in _bodies(op):
+            written |= inside[index]
+
+
+def _written_inside(model: Model) -> dict[int, set[str]]:
+    """Names that each block and the blocks nested in it write."""
+    inside = {graph.index: {name for op in graph.ops for _, _, name in op.writes()} for graph in model.blocks}
+    for graph in reversed(model.blocks[1:]):
+        inside[graph.parent] |= inside[graph.index]
+    return inside
+
+
+def _verify_slots(graph: Graph, op: Op) -> None:
+    for slots in (op.inputs, op.outputs):
+        names = [slot for slot, _ in slots]
+        if len(set(names)) != len(names):
+            raise _error(graph, op, None, f"a slot is given twice: {names}")
+    for source, target in INPLACE_PAIRS.get(op.type, ()):
+        read, write = op.input(source), op.output(target)
+        if read and write and read != write:
+            raise _error(graph, op, target, f"writes {write[0]!r}, expected {read[0]!r} in place ({source})")
 
 
 def _needs_writer(decl: Decl) -> bool:
     return decl.kind == "tensor" and not decl.persistable
 
 
-def _verify_blocks(model: Model, graph: Graph, op: Op) -> None:
-    for name, attr in op.attrs.items():
-        if attr.kind is AttrKind.BLOCK:
-            indices: tuple[object, ...] = (attr.value,)
-        elif attr.kind is AttrKind.BLOCKS and isinstance(attr.value, tuple):
-            indices = attr.value
-        else:
-            continue
-        for index in indices:
-            if not isinstance(index, int) or not 0 < index < len(model.blocks):
-                raise _error(graph, op, None, f"attribute {name!r} names block {index}, which does not exist")
-            if model.blocks[index].parent != graph.index:
-                raise _error(graph, op, None, f"attribute {name!r} names block {index}, which is not nested here")
+def _bodies(op: Op) -> tuple[int, ...]:
+    """The numbers of the blocks that `op` runs."""
+    values = (attr.value for attr in op.attrs.values() if attr.kind in (AttrKind.BLOCK, AttrKind.BLOCKS))
+    nested = (value if isinstance(value, tuple) else (value,) for value in values)
+    return tuple(index for group in nested for index in group if isinstance(index, int))
+
+
+def _verify_bodies(model: Model, graph: Graph, op: Op) -> None:
+    for index in _bodies(op):
+        if not 0 < index < len(model.blocks):
+            raise _error(graph, op, None, f"runs block {index}, which does not exist")
+        if model.blocks[index].parent != graph.index:
+            raise _error(graph, op, None, f"runs block {index}, which is not nested here")
 
 
 def _verify_params(model: Model) -> None:
@@ -127,6 +160,10 @@ def _verify_params(model: Model) -> None:
                 hint="declare it, or drop the parameter",
             )
         array = model.params[name]
+        if array.dtype.name not in NUMPY_NAMES:
+            raise VerifyError(
+                f"the parameter is {array.dtype.name}, which no tensor of Paddle can hold", where=f"parameter {name!r}"
+            )
         dtype = DType.of(array)
         # The framework's own PTQ stores int8 weights under declarations that still say float32 (PaddlePaddle 2.6, 3.3).
         stored_int = dtype in (DType.INT8, DType.INT16, DType.INT32) and decl.dtype is DType.FLOAT32

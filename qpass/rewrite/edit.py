@@ -1,21 +1,20 @@
 """The edit transaction: the one way to change a model.
 
-``with edit(model) as e: ...`` collects changes; when the block ends they are checked and applied together to a new model,
-`e.model`, or nothing happened. The check that matters: every operand that the edit did not mention still reads the very
-value (the same write of the same op) that it read before.
+``with edit(model) as e: ...`` collects changes; when the block ends they are checked and applied together to a new
+model, `e.model`, or nothing happened. The check that matters: every operand that the edit did not mention still reads
+the very value (the same write of the same op) that it read before.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from types import TracebackType
-from typing import NamedTuple
 
 import numpy as np
 
 from qpass.errors import EditError
-from qpass.ir.graph import Decl, Graph, Use, ValueRef
+from qpass.ir.graph import Decl, Graph, Use
 from qpass.ir.model import Model
 from qpass.ir.op import Attr, Op
 from qpass.ir.verify import neighbourhood, place, verify
@@ -36,15 +35,6 @@ def edit(model: Model, block: int = 0, *, interface: bool = False) -> Edit:
     return Edit(model, block, interface=interface)
 
 
-class _Definition(NamedTuple):
-    """What an operand reads: the write of an op, or what a name held when the block began (writer -1)."""
-
-    writer: int
-    slot: str
-    index: int
-    name: str
-
-
 class Edit:
     """A transaction on one block; use as a context manager, then read `model`.
 
@@ -62,14 +52,13 @@ class Edit:
         self._before = model.blocks[block]
         self._interface = interface
         self._ops: dict[int, Op] = dict(self._before.by_uid)
-        self._order: list[int] = [op.uid for op in self._before.ops]
+        self._inserted_before: dict[int, list[int]] = {}
+        self._inserted_after: dict[int, list[int]] = {}
         self._decls: dict[str, Decl] = dict(self._before.decls)
         self._params: dict[str, np.ndarray] = {}
         self._drops: dict[str, None] = {}
         self._touched: set[Use] = set()
-        self._renamed: dict[str, str] = {}
-        self._next = max(self._order, default=-1) + 1
-        self._tail: dict[tuple[int, bool], int] = {}
+        self._next = max(self._ops, default=-1) + 1
         self._names = {name for graph in model.blocks for name in graph.decls} | set(model.params)
 
     def __enter__(self) -> Edit:
@@ -116,21 +105,14 @@ class Edit:
         anchor = self.op(after if after is not None else before)  # type: ignore[arg-type]
         made = dataclasses.replace(op, uid=self._next)
         self._next += 1
-        if before is not None:
-            at = self._order.index(anchor.uid)
-        else:
-            last = self._tail.get((anchor.uid, True), anchor.uid)
-            at = self._order.index(last if last in self._ops else anchor.uid) + 1
-            self._tail[(anchor.uid, True)] = made.uid
-        self._order.insert(at, made.uid)
+        side = self._inserted_before if before is not None else self._inserted_after
+        side.setdefault(anchor.uid, []).append(made.uid)
         self._put(made)
         return made
 
     def remove(self, op: Op | int) -> None:
         """Remove an op. Whoever reads its outputs must be rewired in the same transaction."""
-        gone = self.op(op)
-        del self._ops[gone.uid]
-        self._order.remove(gone.uid)
+        del self._ops[self.op(op).uid]
 
     def replace(self, op: Op | int, new: Op) -> Op:
         """Put `new` in the place of `op`, keeping its uid; all its operands count as mentioned."""
@@ -203,12 +185,11 @@ class Edit:
             for n, d in self._decls.items()
         }
         for uid, op in self._ops.items():
-            self._ops[uid] = op.with_names(lambda n: new if n == old else n)
+            if any(old in names for _, names in (*op.inputs, *op.outputs)):
+                self._ops[uid] = op.with_names(lambda n: new if n == old else n)
         if old in self.model.params or old in self._params:
             self.set_param(new, self._params.pop(old) if old in self._params else self.model.params[old])
             self.drop_param(old)
-        original = next((k for k, v in self._renamed.items() if v == old), old)
-        self._renamed[original] = new
         self._names.add(new)
 
     def declare(self, decl: Decl) -> None:
@@ -217,10 +198,12 @@ class Edit:
         Raises
         ------
         EditError
-            If the name is taken; `redeclare` changes a declaration.
+            If the name is taken, here or in another block; `redeclare` changes a declaration.
         """
-        if decl.name in self._decls:
-            raise EditError(f"{decl.name!r} is already declared in block {self._before.index}")
+        taken = (g.index for g in self.model.blocks if g.index != self._before.index and decl.name in g.decls)
+        block = self._before.index if decl.name in self._decls else next(taken, None)
+        if block is not None:
+            raise EditError(f"{decl.name!r} is already declared in block {block}", hint="take a name from e.fresh(...)")
         self._decls[decl.name] = decl
         self._names.add(decl.name)
 
@@ -284,15 +267,28 @@ class Edit:
         self._ops[op.uid] = op
         self._touched.update(Use(op.uid, slot, index) for slot, index, _ in op.reads())
 
+    def _order(self) -> Iterator[int]:
+        """Uids in program order: each op stands between what was inserted before it and what was inserted after it."""
+        waiting = [(op.uid, False) for op in reversed(self._before.ops)]
+        while waiting:
+            uid, placed = waiting.pop()
+            if placed:
+                if uid in self._ops:
+                    yield uid
+                continue
+            waiting.extend((new, False) for new in reversed(self._inserted_after.get(uid, ())))
+            waiting.append((uid, True))
+            waiting.extend((new, False) for new in reversed(self._inserted_before.get(uid, ())))
+
+    def _graph(self) -> Graph:
+        before = self._before
+        ops = tuple(self._ops[uid] for uid in self._order())
+        if ops == before.ops and list(self._decls.items()) == list(before.decls.items()):
+            return before
+        return dataclasses.replace(before, ops=ops, decls=self._decls)
+
     def _commit(self) -> None:
-        ops = tuple(self._ops[uid] for uid in self._order)
-        same_ops = len(ops) == len(self._before.ops) and all(
-            a is b or a == b for a, b in zip(ops, self._before.ops, strict=True)
-        )
-        same_decls = list(self._decls.items()) == list(self._before.decls.items())
-        graph = (
-            self._before if same_ops and same_decls else dataclasses.replace(self._before, ops=ops, decls=self._decls)
-        )
+        graph = self._graph()
         params = self.model.params
         updates = {n: a for n, a in self._params.items() if n not in params or not _same(params[n], a)}
         drops = [n for n in self._drops if n in params]
@@ -311,37 +307,30 @@ class Edit:
         self.model = made
 
     def _check_reads(self, after: Graph) -> None:
+        before = self._before
         for op in after.ops:
-            if op.uid not in self._before.by_uid:
+            if op.uid not in before.by_uid:
                 continue
-            for slot, index, _ in op.reads():
+            for slot, index, name in op.reads():
                 if Use(op.uid, slot, index) in self._touched:
                     continue
-                old = _definition(self._before, self._before.read(self._before.by_uid[op.uid], slot, index))
-                old = old._replace(name=self._renamed.get(old.name, old.name))
-                new = _definition(after, after.read(op, slot, index))
+                old = before.definition(before.read(op, slot, index))
+                new = after.definition(after.read(op, slot, index))
                 if old != new:
+                    change = f"{name!r} {_words(before, old)} before, {_words(after, new)} after"
                     raise EditError(
-                        f"an operand that the edit did not mention would read another value: "
-                        f"{_words(self._before, old)} before, {_words(after, new)} after\n{neighbourhood(after, op)}",
+                        f"an operand that the edit did not mention would read another value: {change}\n"
+                        f"{neighbourhood(after, op)}",
                         where=place(after, op, slot),
                         hint="rewire it in the same transaction, or give the new value another name",
                     )
 
 
-def _definition(graph: Graph, ref: ValueRef) -> _Definition:
-    op = graph.writer(ref)
-    if op is None:
-        return _Definition(-1, "", 0, ref.name)
-    slot, index = next((s, i) for s, i, _ in op.writes() if graph.written(op, s, i) == ref)
-    return _Definition(op.uid, slot, index, ref.name)
-
-
-def _words(graph: Graph, d: _Definition) -> str:
-    if d.writer < 0:
-        return f"{d.name!r} as it stood at the start"
-    op = graph.by_uid.get(d.writer)
-    return f"{d.name!r} written by {op.type if op else 'a removed op'} ({d.slot})"
+def _words(graph: Graph, definition: Use | None) -> str:
+    if definition is None:
+        return "as it stood at the start"
+    op = graph.by_uid[definition.op]
+    return f"written by op {graph.position[op.uid]} ({op.type}, {definition.slot})"
 
 
 def _same(a: np.ndarray, b: np.ndarray) -> bool:
