@@ -42,7 +42,7 @@ class LayerResult:
 class AnalysisResult:
     """A ranking of layers, most sensitive first.
 
-    In PTQ mode ``sensitivity = baseline - metric`` (the float model's metric less the metric with this layer quantized);
+    In PTQ mode ``sensitivity = baseline - metric`` (the float model's metric less the one with this layer quantized),
     in QAT mode ``sensitivity = metric - baseline`` (the metric without this layer's quantization less the quantized
     model's); both negated when a lower metric is better. So a layer that loses most comes first in both modes.
 
