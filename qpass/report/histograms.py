@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullLocator, StrMethodFormatter
 
 from qpass.analysis.statistics import TensorStatistics
 from qpass.report.style import (
@@ -80,6 +80,8 @@ def _count_axis(axes: Axes, stats: TensorStatistics) -> None:
         axes.set_ylabel("values", fontsize=8.5)
     elif filled.max() > _LOG_FROM * np.median(filled):
         axes.set_yscale("log")
+        axes.yaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
         axes.set_ylim(0.7, filled.max() * 2)
         axes.set_ylabel("values (log scale)", fontsize=8.5)
     else:

@@ -7,13 +7,13 @@ import io
 from collections.abc import Iterable, Sequence
 
 from qpass.analysis.result import AnalysisResult, Mode
-from qpass.analysis.statistics import TensorStatistics
+from qpass.analysis.statistics import QUANTILES, TensorStatistics
 from qpass.report.wording import digits_of, one_line
 
 _LINE_START: dict[Mode, str] = {"ptq": "quant layer name", "qat": "without layer name"}
 _RESULT_COLUMNS = ("rank", "layer", "family", "metric", "sensitivity")
 _STATISTIC_COLUMNS = ("layer", "role", "name", "threshold", "minimum", "maximum", "mean", "std")
-_QUANTILE_COLUMNS = ("q0", "q1", "q25", "q50", "q75", "q99", "q100")
+_QUANTILE_COLUMNS = tuple(f"q{100 * q:g}" for q in QUANTILES)
 
 
 def analysis_txt(result: AnalysisResult) -> str:
@@ -37,8 +37,8 @@ def analysis_csv(result: AnalysisResult) -> str:
     """
     names = sorted({name for row in result.rows for name in row.details})
     rows = (
-        [rank, row.layer, row.family, repr(row.metric), repr(row.sensitivity)]
-        + [repr(row.details[name]) if name in row.details else "" for name in names]
+        [rank, row.layer, row.family, repr(float(row.metric)), repr(float(row.sensitivity))]
+        + [repr(float(row.details[name])) if name in row.details else "" for name in names]
         for rank, row in enumerate(result.rows, 1)
     )
     return _csv([*_RESULT_COLUMNS, *names], rows)

@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.rankings import network, ranking, statistics
+
+from qpass.analysis.result import AnalysisResult
+from qpass.errors import FormatError, UsageError
+from qpass.report.text import analysis_txt
+from qpass.report.write import write_analysis, write_histograms, write_statistics, write_text
+
+HISTOGRAMS = [f"{kind}_{role}_hist_result.pdf" for role in ("weight", "act") for kind in ("best", "worst")]
+
+WRITE_ALL = """
+import sys
+from pathlib import Path
+from support.rankings import network, ranking
+from qpass.report.write import write_analysis, write_histograms, write_statistics
+result, stats = ranking([0.01, 0.03, 0.02], ["a$x$", "conv2d_1.w_0", "conv2d_0.w_0"]), network(2)
+write_analysis(result, sys.argv[1])
+write_histograms(result, stats, sys.argv[1])
+write_statistics(stats, sys.argv[1])
+assert "matplotlib.pyplot" not in sys.modules
+"""
+
+
+def pages(path: Path) -> int:
+    return len(re.findall(rb"/Type /Page\b(?!s)", path.read_bytes()))
+
+
+def names(paths: list[Path]) -> list[str]:
+    return [path.name for path in paths]
+
+
+def test_a_ranking_makes_four_files(tmp_path: Path) -> None:
+    result = ranking([0.01, 0.03, 0.02])
+    paths = write_analysis(result, tmp_path / "new" / "folder")
+    assert names(paths) == ["analysis.txt", "analysis.json", "analysis.csv", "sensitivity.png"]
+    assert sorted(os.listdir(tmp_path / "new" / "folder")) == sorted(names(paths))
+    assert paths[0].read_text(encoding="utf-8") == analysis_txt(result)
+    assert AnalysisResult.from_json(paths[1].read_text(encoding="utf-8")) == result
+    assert paths[3].read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+
+
+@pytest.mark.parametrize(("plots", "expected"), [(1, 1), (10, 3)])
+def test_histograms_have_a_page_for_each_chosen_layer(tmp_path: Path, plots: int, expected: int) -> None:
+    paths = write_histograms(ranking([0.01, 0.03, 0.02]), network(3), tmp_path, plots)
+    assert names(paths) == HISTOGRAMS
+    assert [pages(path) for path in paths] == [expected] * 4
+
+
+def test_best_is_least_sensitive_and_worst_is_most_sensitive(tmp_path: Path) -> None:
+    sensitive, calm, missing = (
+        statistics(n, "weight", np.arange(-9.0, 9.0)) for n in ("sensitive", "calm", "elsewhere")
+    )
+    result = ranking([0.01, 0.03], ["calm", "sensitive"])
+    both = write_histograms(result, [calm, missing, sensitive], tmp_path / "both", 1)
+    only_calm = write_histograms(ranking([0.01], ["calm"]), [calm], tmp_path / "calm", 1)
+    assert names(both) == ["best_weight_hist_result.pdf", "worst_weight_hist_result.pdf"]
+    assert names(only_calm) == names(both)
+    assert both[0].read_bytes() != both[1].read_bytes()
+    swapped = ranking([0.03, 0.01], ["calm", "sensitive"])
+    other = write_histograms(swapped, [sensitive, calm], tmp_path / "swapped", 2)
+    assert pages(other[0]) == pages(other[1]) == 2
+    best, worst = (path.read_bytes() for path in other)
+    assert len(best) == pytest.approx(len(worst), abs=300)
+
+
+def test_no_plots_and_no_statistics_write_nothing(tmp_path: Path) -> None:
+    assert write_histograms(ranking([0.01]), network(1), tmp_path / "none", 0) == []
+    assert write_histograms(ranking([0.01]), [], tmp_path / "none", 5) == []
+    assert not (tmp_path / "none").exists()
+    with pytest.raises(UsageError, match="num_histogram_plots is -1"):
+        write_histograms(ranking([0.01]), network(1), tmp_path, -1)
+
+
+def test_statistics_make_a_table_and_a_picture_for_each_role(tmp_path: Path) -> None:
+    assert names(write_statistics(network(2), tmp_path)) == ["statistic.csv", "weight_box.pdf", "act_box.pdf"]
+    weights = [one for one in network(2) if one.role == "weight"]
+    assert names(write_statistics(weights, tmp_path)) == ["statistic.csv", "weight_box.pdf"]
+    assert len((tmp_path / "statistic.csv").read_text(encoding="utf-8").splitlines()) == 3
+
+
+def test_same_bytes_in_another_process_without_display_or_pyplot(tmp_path: Path) -> None:
+    digests = []
+    for seed in ("1", "2"):
+        folder = tmp_path / seed
+        environment = {k: v for k, v in os.environ.items() if k not in ("DISPLAY", "WAYLAND_DISPLAY")}
+        support = str(Path(__file__).parents[1])
+        environment |= {"PYTHONHASHSEED": seed, "MPLBACKEND": "TkAgg", "PYTHONPATH": support}
+        subprocess.run([sys.executable, "-c", WRITE_ALL, str(folder)], env=environment, check=True)
+        digests.append({p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.iterdir())})
+    assert len(digests[0]) == 4 + 4 + 3
+    assert digests[0] == digests[1]
+
+
+def test_a_folder_that_cannot_be_made_is_one_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    for place in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(FormatError, match="cannot write the results") as caught:
+            write_analysis(ranking([0.01]), place)
+        assert str(place) in str(caught.value)
+        assert "save_dir" in str(caught.value)
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_a_full_disk_leaves_the_old_file_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    path = write_text(tmp_path / "skip_tensor_list.txt", "old\n")
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, step, full)
+    with pytest.raises(FormatError, match="No space left on device"):
+        write_text(path, "new\n")
+    monkeypatch.undo()
+    assert os.listdir(tmp_path) == ["skip_tensor_list.txt"]
+    assert path.read_text(encoding="utf-8") == "old\n"
