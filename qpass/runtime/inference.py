@@ -1,0 +1,159 @@
+"""The default engine: Paddle Inference, in memory, with oneDNN and the framework's own graph passes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from qpass.errors import EngineError
+from qpass.formats import pdiparams, pdmodel
+from qpass.ir.graph import ValueRef
+from qpass.ir.model import Model
+from qpass.runtime.feed import checked_feed
+from qpass.runtime.paddle_env import PADDLE_ERRORS, compiled_with_cuda, default_threads, engine_error, import_paddle
+from qpass.runtime.targets import Targets, targets
+
+_GPU_MEMORY_MB = 256  # first allocation; the pool grows as needed
+
+
+class PaddleInferenceEngine:
+    """Sessions of `paddle.inference.Predictor`.
+
+    Parameters
+    ----------
+    threads : int, optional
+        Threads of the math library; default `default_threads`.
+    onednn, passes : bool
+        oneDNN kernels and the framework's graph passes. Both on is fastest by far (MobileNetV1 at 224: 0.20 s a batch
+        against 0.75 and 0.92 with one of them); outputs agree with the executor to 1e-6 relative. With both off they
+        are bit-equal to it.
+    device : {"cpu", "gpu"}
+
+    Raises
+    ------
+    EngineError
+        If paddle is absent or too old, or `device` is "gpu" and the installed paddle is a CPU build.
+    """
+
+    def __init__(
+        self, *, threads: int | None = None, onednn: bool = True, passes: bool = True, device: str = "cpu"
+    ) -> None:
+        import_paddle()
+        if device == "gpu" and not compiled_with_cuda():
+            raise EngineError(
+                "the installed paddle is a CPU build",
+                where="engine 'gpu'",
+                hint="install paddlepaddle-gpu, or use engine='inference'",
+            )
+        self._threads = default_threads() if threads is None else threads
+        self._onednn = onednn
+        self._passes = passes
+        self._device = device
+
+    @property
+    def name(self) -> str:
+        """Name under which `get_engine` finds it."""
+        return "gpu" if self._device == "gpu" else "inference"
+
+    def session(self, model: Model, fetch: Sequence[ValueRef] | None = None) -> PredictorSession:
+        """Make `model` ready to run.
+
+        Parameters
+        ----------
+        model : Model
+        fetch : sequence of ValueRef, optional
+            Values of the root block to return in place of the model's outputs.
+
+        Raises
+        ------
+        EngineError
+            If a value to fetch does not exist, parameters are missing, or Paddle refuses the model.
+        """
+        wanted = targets(model, fetch)
+        # A predictor of no outputs cannot be made; feeds and parameters need none.
+        predictor = self._predictor(wanted.model) if wanted.model.fetches else None
+        return PredictorSession(wanted, predictor)
+
+    def _predictor(self, model: Model) -> Any:
+        from paddle import inference
+
+        check_params(model)
+        program = pdmodel.encode(model.blocks, model.extra)
+        params = b"".join(pdiparams.encode(model.params))
+        config = inference.Config()
+        config.set_model_buffer(program, len(program), params, len(params))
+        config.disable_glog_info()
+        config.set_cpu_math_library_num_threads(self._threads)
+        if self._device == "gpu":
+            config.enable_use_gpu(_GPU_MEMORY_MB, 0)
+        elif self._onednn:
+            config.enable_mkldnn()
+        elif hasattr(config, "disable_mkldnn"):  # off by default where this is absent (2.6)
+            config.disable_mkldnn()
+        config.switch_ir_optim(self._passes)
+        config.enable_memory_optim()
+        try:
+            return inference.create_predictor(config)
+        except PADDLE_ERRORS as e:
+            raise engine_error("Paddle Inference refuses the model", e) from e
+
+
+class PredictorSession:
+    """A `Session` over one predictor."""
+
+    def __init__(self, wanted: Targets, predictor: Any) -> None:
+        self._targets = wanted
+        self._predictor = predictor
+
+    @property
+    def feed_names(self) -> tuple[str, ...]:
+        """Names of the inputs, in feed order."""
+        return tuple(port.name for port in self._targets.model.feeds)
+
+    @property
+    def fetch_names(self) -> tuple[str, ...]:
+        """Names of the outputs, in the order `run` returns them."""
+        return self._targets.names
+
+    def run(self, feed: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        """Run one batch; the outputs in fetch order.
+
+        Raises
+        ------
+        DataError
+            If the batch does not fit the model's inputs.
+        EngineError
+            If the engine fails.
+        """
+        batch = checked_feed(self._targets.model.feeds, feed)
+        if self._predictor is None:
+            return self._targets.collect([], batch)
+        try:
+            for name, array in batch.items():
+                self._predictor.get_input_handle(name).copy_from_cpu(array)
+            self._predictor.run()
+            names = self._predictor.get_output_names()
+            fetched = [self._predictor.get_output_handle(name).copy_to_cpu() for name in names]
+        except PADDLE_ERRORS as e:
+            raise engine_error("Paddle Inference failed while it ran the model", e) from e
+        return self._targets.collect(fetched, batch)
+
+
+def check_params(model: Model) -> None:
+    """Refuse a model whose parameters were not loaded.
+
+    Raises
+    ------
+    EngineError
+        If a persistable tensor has no parameter.
+    """
+    from qpass.ir.verify import persistable_tensors
+
+    missing = [name for name in persistable_tensors(model) if name not in model.params]
+    if missing:
+        raise EngineError(
+            f"{len(missing)} parameters are missing, the first is {missing[0]!r}",
+            hint="load the model together with its .pdiparams",
+        )
