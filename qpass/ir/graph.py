@@ -7,7 +7,6 @@ by `(name, version)`: version 0 is what the name held before the block ran, vers
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -208,18 +207,16 @@ class Graph:
 
     def _reach(self, uids: set[int], *, forward: bool) -> tuple[Op, ...]:
         seen = set(uids)
-        heap = sorted(uids)
-        while heap:
-            op = self.by_uid[heapq.heappop(heap)]
+        waiting = list(uids)
+        while waiting:
+            op = self.by_uid[waiting.pop()]
             if forward:
                 near = [r.uid for s, i, _ in op.writes() for r in self.readers(self.written(op, s, i))]
             else:
                 sources = (self.writer(self.read(op, s, i)) for s, i, _ in op.reads())
                 near = [w.uid for w in sources if w is not None]
-            for uid in near:
-                if uid not in seen:
-                    seen.add(uid)
-                    heapq.heappush(heap, uid)
+            waiting.extend(uid for uid in near if uid not in seen)
+            seen.update(near)
         return tuple(op for op in self.ops if op.uid in seen and op.uid not in uids)
 
 
