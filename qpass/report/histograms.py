@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, NullLocator, StrMethodFormatter
+from matplotlib.ticker import EngFormatter, MaxNLocator, NullLocator
 
 from qpass.analysis.statistics import TensorStatistics
 from qpass.report.style import (
@@ -23,7 +23,7 @@ from qpass.report.style import (
 )
 
 _SIZE = (8.0, 4.4)
-_BOX = (0.085, 0.125, 0.885, 0.665)
+_BOX = (0.07, 0.125, 0.9, 0.66)
 _LOG_FROM = 50.0  # tallest bin over the median one
 _OUT_OF_SIGHT = 4.0  # a threshold this many times beyond the data is told, not drawn
 
@@ -75,19 +75,17 @@ def _count_axis(axes: Axes, stats: TensorStatistics) -> None:
     """Logarithmic where a few bins hold nearly everything, or the rest of the shape would be a line at zero."""
     counts = np.concatenate([stats.float_counts, stats.quant_counts])
     filled = counts[counts > 0]
-    if not filled.size:
-        axes.set_ylim(0, 1)
-        axes.set_ylabel("values", fontsize=8.5)
-    elif filled.max() > _LOG_FROM * np.median(filled):
+    said = "values in each bin"
+    if filled.size and filled.max() > _LOG_FROM * np.median(filled):
         axes.set_yscale("log")
         axes.yaxis.set_minor_locator(NullLocator())
-        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
         axes.set_ylim(0.7, filled.max() * 2)
-        axes.set_ylabel("values (log scale)", fontsize=8.5)
+        said += " (logarithmic scale)"
     else:
-        axes.set_ylim(0, filled.max() * 1.06)
+        axes.set_ylim(0, 1.06 * max(counts.max(initial=0), 1))
         axes.yaxis.set_major_locator(MaxNLocator(6, integer=True))
-        axes.set_ylabel("values", fontsize=8.5)
+    axes.yaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.text(0, 1.018, said, transform=axes.transAxes, fontsize=8, color=GREY)
 
 
 def _thresholds(axes: Axes, stats: TensorStatistics, edges: np.ndarray) -> str:

@@ -13,7 +13,9 @@ import pytest
 from support.rankings import network, ranking, statistics
 
 from qpass.analysis.result import AnalysisResult
+from qpass.analysis.statistics import TensorStatistics
 from qpass.errors import FormatError, UsageError
+from qpass.report import write
 from qpass.report.text import analysis_txt
 from qpass.report.write import write_analysis, write_histograms, write_statistics, write_text
 
@@ -57,21 +59,23 @@ def test_histograms_have_a_page_for_each_chosen_layer(tmp_path: Path, plots: int
     assert [pages(path) for path in paths] == [expected] * 4
 
 
-def test_best_is_least_sensitive_and_worst_is_most_sensitive(tmp_path: Path) -> None:
-    sensitive, calm, missing = (
-        statistics(n, "weight", np.arange(-9.0, 9.0)) for n in ("sensitive", "calm", "elsewhere")
-    )
-    result = ranking([0.01, 0.03], ["calm", "sensitive"])
-    both = write_histograms(result, [calm, missing, sensitive], tmp_path / "both", 1)
-    only_calm = write_histograms(ranking([0.01], ["calm"]), [calm], tmp_path / "calm", 1)
-    assert names(both) == ["best_weight_hist_result.pdf", "worst_weight_hist_result.pdf"]
-    assert names(only_calm) == names(both)
-    assert both[0].read_bytes() != both[1].read_bytes()
-    swapped = ranking([0.03, 0.01], ["calm", "sensitive"])
-    other = write_histograms(swapped, [sensitive, calm], tmp_path / "swapped", 2)
-    assert pages(other[0]) == pages(other[1]) == 2
-    best, worst = (path.read_bytes() for path in other)
-    assert len(best) == pytest.approx(len(worst), abs=300)
+def test_best_is_least_sensitive_first_and_worst_most_sensitive_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[tuple[str, list[tuple[str, str]]]] = []
+
+    def record(pages: list[tuple[TensorStatistics, str]], title: str) -> bytes:
+        drawn.append((title, [(one.layer, line.split("sensitivity ")[1]) for one, line in pages]))
+        return b""
+
+    monkeypatch.setattr(write, "histogram_pdf", record)
+    stats = [statistics(n, "weight", np.arange(-9.0, 9.0)) for n in ("middling", "calm", "unranked", "touchy")]
+    paths = write_histograms(ranking([0.01, 0.02, 0.03], ["calm", "middling", "touchy"]), stats, tmp_path, 2)
+    assert names(paths) == ["best_weight_hist_result.pdf", "worst_weight_hist_result.pdf"]
+    calm, middling = ("calm", "0.0100 (rank 3 of 3)"), ("middling", "0.0200 (rank 2 of 3)")
+    touchy = ("touchy", "0.0300 (rank 1 of 3)")
+    assert drawn[0] == ("best layers, weight histograms", [calm, middling])
+    assert drawn[1] == ("worst layers, weight histograms", [touchy, middling])
 
 
 def test_no_plots_and_no_statistics_write_nothing(tmp_path: Path) -> None:
