@@ -279,17 +279,16 @@ class _Line:
         return self.string() if self.at('"') else self.take(_WORD, "a name")
 
     def string(self) -> str:
-        self.match("")
+        if not self.at('"'):
+            raise self.error("a JSON string")
         try:
             value, self.column = _STRING.raw_decode(self.text, self.column)
         except json.JSONDecodeError:
             raise self.error("a JSON string") from None
-        if not isinstance(value, str):
-            raise self.error("a JSON string")
-        return value
+        return str(value)
 
     def integer(self) -> int:
-        return int(self.take(r"-?\d+", "an integer"))
+        return int(self.take(r"-?\d{1,19}", "an integer"))
 
     def float(self) -> float:
         return float(self.take(r"-?(inf|nan|\d+(\.\d+)?(e[+-]?\d+)?)", "a number"))
