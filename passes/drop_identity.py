@@ -125,7 +125,7 @@ class _Identity(Pattern):
         if match.graph.decls[x.name].persistable or _fetched(match, x):
             return match.miss(f"{x.name!r} and {y.name!r} must both keep their names")
         for ref in (x, y):
-            if ref.version != 1 or match.graph.last(ref.name) != ref or match.graph.uses(ValueRef(ref.name, 0)):
+            if ref.version != 1 or match.graph.last(ref.name) != ref:
                 return match.miss(f"{ref.name!r} names more than one value")
         return None
 

@@ -118,8 +118,10 @@ def _folded(match: Match) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float
     if axis is None:
         return match.miss("batch_norm does not normalize the channels that the weight makes", "linear")
     epsilon = match.ops["bn"].attr("epsilon", _EPSILON)
+    if not isinstance(epsilon, float):
+        return match.miss(f"epsilon is {epsilon!r}, expected a number")
     with np.errstate(all="ignore"):
-        gain = scale / np.sqrt(variance + (epsilon if isinstance(epsilon, float) else _EPSILON))
+        gain = scale / np.sqrt(variance + epsilon)
         spread = _spread(match, gain)
         if spread is None:
             return match.miss(f"weight {list(_array(match, 'w').shape)} does not make {channels} channels", "linear")
