@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import NullLocator
+from matplotlib.ticker import NullLocator, StrMethodFormatter
 
 from qpass.analysis.statistics import TensorStatistics
 from qpass.report.style import (
@@ -63,6 +63,7 @@ def box_page(stats: Sequence[TensorStatistics], title: str, limits: tuple[float,
     if linear_to is not None:
         axes.set_xscale("symlog", linthresh=linear_to)
         axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.set_xlim(low, high)
     axes.set_ylim(len(stats) - 0.5, -0.5)
     axes.grid(axis="x")
