@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -22,11 +22,26 @@ class Session(Protocol):
     def fetch_names(self) -> tuple[str, ...]:
         """Names of the outputs, in the order `run` returns them."""
 
+    def stream(self, feed: Mapping[str, np.ndarray]) -> Iterator[np.ndarray]:
+        """Run one batch; the outputs in fetch order, each copied when it is asked for, so that one is held at a time.
+
+        The next run invalidates an iterator that is not read to its end.
+
+        Raises
+        ------
+        DataError
+            If the batch does not fit the model's inputs.
+        EngineError
+            If the engine fails; the message names the op where the engine tells it.
+        """
+
     def run(self, feed: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         """Run one batch; the outputs in fetch order, as arrays that the caller owns.
 
         Raises
         ------
+        DataError
+            If the batch does not fit the model's inputs.
         EngineError
             If the engine fails; the message names the op where the engine tells it.
         """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -83,7 +83,19 @@ class ExecutorSession:
         return self._targets.names
 
     def run(self, feed: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-        """Run one batch; the outputs in fetch order.
+        """Run one batch; the outputs in fetch order, as arrays that the caller owns.
+
+        Raises
+        ------
+        DataError
+            If the batch does not fit the model's inputs.
+        EngineError
+            If the engine fails.
+        """
+        return list(self.stream(feed))
+
+    def stream(self, feed: Mapping[str, np.ndarray]) -> Iterator[np.ndarray]:
+        """Run one batch; the outputs in fetch order, each copied when it is asked for.
 
         Raises
         ------
@@ -93,14 +105,13 @@ class ExecutorSession:
             If the engine fails.
         """
         batch = checked_feed(self._targets.model.feeds, feed)
-        if not self._fetch:
-            return self._targets.collect([], batch)
+        tensors: list[Any] = []
         try:
-            with legacy_static():
-                fetched = self._executor.run(
-                    self._program, feed=batch, fetch_list=self._fetch, scope=self._scope, return_numpy=False
-                )
-                arrays = [np.array(tensor) for tensor in fetched]
+            if self._fetch:
+                with legacy_static():
+                    tensors = self._executor.run(
+                        self._program, feed=batch, fetch_list=self._fetch, scope=self._scope, return_numpy=False
+                    )
+            yield from self._targets.stream(lambda column: np.array(tensors[column]), batch)
         except PADDLE_ERRORS as e:
             raise engine_error("the executor failed while it ran the model", e) from e
-        return self._targets.collect(arrays, batch)

@@ -36,7 +36,8 @@ def checked_feed(feeds: Sequence[Port], batch: Mapping[str, np.ndarray], where: 
     Raises
     ------
     DataError
-        If names, dtypes, ranks, fixed dimensions (other than spatial ones) or batch sizes are wrong, or an array is empty.
+        If names, dtypes, ranks, fixed dimensions (other than spatial ones) or batch sizes are wrong, or an array is
+        empty.
     """
     names = [port.name for port in feeds]
     if set(batch) != set(names):
@@ -122,7 +123,8 @@ def check_finite(batch: Mapping[str, np.ndarray], where: str) -> None:
 def warn_spatial(feeds: Sequence[Port], batch: Mapping[str, np.ndarray], where: str) -> None:
     """Warn where heights or widths differ from the declared ones.
 
-    An error would be wrong: the official QAT twin of the PP-OCR classifier declares 32x100, is used at 48x192, and runs.
+    An error would be wrong: the official QAT twin of the PP-OCR classifier declares 32x100, is used at 48x192, and
+    runs.
     """
     for port in feeds:
         shape = batch[port.name].shape

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from qpass.errors import EngineError
 from qpass.formats import pdiparams, pdmodel
 from qpass.ir.graph import ValueRef
 from qpass.ir.model import Model
+from qpass.ir.verify import persistable_tensors
 from qpass.runtime.feed import checked_feed
 from qpass.runtime.paddle_env import PADDLE_ERRORS, compiled_with_cuda, default_threads, engine_error, import_paddle
 from qpass.runtime.targets import Targets, targets
@@ -82,7 +83,7 @@ class PaddleInferenceEngine:
         check_params(model)
         program = pdmodel.encode(model.blocks, model.extra)
         params = b"".join(pdiparams.encode(model.params))
-        config = inference.Config()
+        config: Any = inference.Config()
         config.set_model_buffer(program, len(program), params, len(params))
         config.disable_glog_info()
         config.set_cpu_math_library_num_threads(self._threads)
@@ -118,7 +119,19 @@ class PredictorSession:
         return self._targets.names
 
     def run(self, feed: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-        """Run one batch; the outputs in fetch order.
+        """Run one batch; the outputs in fetch order, as arrays that the caller owns.
+
+        Raises
+        ------
+        DataError
+            If the batch does not fit the model's inputs.
+        EngineError
+            If the engine fails.
+        """
+        return list(self.stream(feed))
+
+    def stream(self, feed: Mapping[str, np.ndarray]) -> Iterator[np.ndarray]:
+        """Run one batch; the outputs in fetch order, each copied when it is asked for.
 
         Raises
         ------
@@ -128,17 +141,20 @@ class PredictorSession:
             If the engine fails.
         """
         batch = checked_feed(self._targets.model.feeds, feed)
-        if self._predictor is None:
-            return self._targets.collect([], batch)
+        predictor = self._predictor
         try:
-            for name, array in batch.items():
-                self._predictor.get_input_handle(name).copy_from_cpu(array)
-            self._predictor.run()
-            names = self._predictor.get_output_names()
-            fetched = [self._predictor.get_output_handle(name).copy_to_cpu() for name in names]
+            if predictor is not None:
+                for name, array in batch.items():
+                    predictor.get_input_handle(name).copy_from_cpu(array)
+                predictor.run()
+            yield from self._targets.stream(self._copy, batch)
         except PADDLE_ERRORS as e:
             raise engine_error("Paddle Inference failed while it ran the model", e) from e
-        return self._targets.collect(fetched, batch)
+
+    def _copy(self, column: int) -> np.ndarray:
+        name = self._targets.model.fetches[column].name
+        copied: np.ndarray = self._predictor.get_output_handle(name).copy_to_cpu()
+        return copied
 
 
 def check_params(model: Model) -> None:
@@ -149,8 +165,6 @@ def check_params(model: Model) -> None:
     EngineError
         If a persistable tensor has no parameter.
     """
-    from qpass.ir.verify import persistable_tensors
-
     missing = [name for name in persistable_tensors(model) if name not in model.params]
     if missing:
         raise EngineError(

@@ -39,11 +39,10 @@ def import_paddle() -> ModuleType:
             import paddle
     except ImportError as e:
         raise EngineError(f"paddle cannot be imported ({e})", hint=INSTALL) from e
-    found = version(paddle)
-    # A build from source calls itself 0.0.0
-    if found < OLDEST and found != (0, 0):
-        raise EngineError(f"paddle {paddle.__version__} is too old, expected 2.6 or newer", hint=INSTALL)
     module: ModuleType = paddle
+    # A build from source calls itself 0.0.0
+    if version(module) < OLDEST and version(module) != (0, 0):
+        raise EngineError(f"paddle {module.__version__} is too old, expected 2.6 or newer", hint=INSTALL)
     return module
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,17 +33,13 @@ class Targets:
     names: tuple[str, ...]
     sources: tuple[str | int, ...]
 
-    def collect(self, fetched: Sequence[np.ndarray], feed: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-        """The values in the order asked for; no array is given out twice."""
-        out: list[np.ndarray] = []
-        given: set[int] = set()
+    def stream(self, fetched: Callable[[int], np.ndarray], feed: Mapping[str, np.ndarray]) -> Iterator[np.ndarray]:
+        """The values in the order asked for, one at a time; `fetched` copies the fetch of a column."""
         for source in self.sources:
             if isinstance(source, int):
-                out.append(fetched[source].copy() if source in given else fetched[source])
-                given.add(source)
+                yield fetched(source)
             else:
-                out.append(np.array(feed[source] if source in feed else self.model.params[source]))
-        return out
+                yield np.array(feed[source] if source in feed else self.model.params[source])
 
 
 def targets(model: Model, fetch: Sequence[ValueRef] | None) -> Targets:
