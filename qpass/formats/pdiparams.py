@@ -1,8 +1,9 @@
 """`.pdiparams` bytes <-> parameters: records concatenated in byte order of the parameters' names.
 
 One record, as Paddle's `SerializeToStream(DenseTensor)` writes it (`paddle/fluid/framework/lod_tensor.cc`,
-`tensor_util.cc`): uint32 version 0, uint64 number of LoD levels, uint32 tensor version 0, int32 length of a `TensorDesc`
-message, the message (`data_type`, `dims`), the raw little-endian data. The file has no names: they come from the program.
+`tensor_util.cc`): uint32 version 0, uint64 number of LoD levels, uint32 tensor version 0, int32 length of a
+`TensorDesc` message, the message (`data_type`, `dims`), the raw little-endian data. The file has no names: they come
+from the program.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ def decode_record(buffer: np.ndarray, offset: int, where: str) -> tuple[np.ndarr
         raise FormatError(
             f"{buffer.size - offset} bytes are left, a record header needs {_HEAD.size}", where=where, hint=_HINT
         )
-    version, lod_levels, tensor_version, length = _HEAD.unpack_from(buffer, offset)
+    version, lod_levels, tensor_version, length = _HEAD.unpack(buffer[offset : offset + _HEAD.size].tobytes())
     if version != 0 or tensor_version != 0 or lod_levels != 0:
         raise FormatError(
             f"record header says version {version}, {lod_levels} LoD levels, tensor version {tensor_version}; "
