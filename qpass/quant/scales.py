@@ -69,7 +69,9 @@ class ScaleTable:
             "params_digest": self.params_digest,
             "data_digest": self.data_digest,
             "samples": self.samples,
-            "activations": {n: {"threshold": t, "range": list(self.ranges.get(n, ()))} for n, t in self.activations.items()},
+            "activations": {
+                n: {"threshold": t, "range": list(self.ranges.get(n, ()))} for n, t in self.activations.items()
+            },
             "weights": {
                 n: {"axis": self.weight_axes[n], "threshold": np.asarray(t, np.float64).tolist()}
                 for n, t in self.weights.items()
@@ -105,7 +107,9 @@ class ScaleTable:
             )
         except (KeyError, TypeError, ValueError) as e:
             raise QuantError(
-                f"not a scale table ({type(e).__name__}: {e})", where=where, hint="write one with qpass quantize --scales-out"
+                f"not a scale table ({type(e).__name__}: {e})",
+                where=where,
+                hint="write one with qpass quantize --scales-out",
             ) from e
 
     def save(self, path: str | Path) -> None:

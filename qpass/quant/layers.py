@@ -1,0 +1,170 @@
+"""Layers: the ops with weights that quantization is about, each named by its weight parameter."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from qpass.errors import QuantError, UsageError
+from qpass.ir.graph import Graph, Use, ValueRef
+from qpass.ir.model import Model
+from qpass.ir.op import Op
+from qpass.ir.schema import FAMILIES, OPERANDS
+from qpass.quant.ops import DATA_SLOTS
+
+DEFAULT_OP_TYPES = ("conv2d", "depthwise_conv2d", "conv2d_transpose", "mul")
+"""One op type of every family: all layers."""
+
+
+class LayerOp(NamedTuple):
+    """One op of a layer: its uid, and its weight, activation and output operands."""
+
+    uid: int
+    weight: Use
+    activation: Use
+    output: Use
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A weight and the ops that multiply by it.
+
+    Parameters
+    ----------
+    name : str
+        Name of the weight parameter.
+    family : str
+        ``conv2d``, ``depthwise_conv2d``, ``conv2d_transpose`` or ``matmul``, by its first op.
+    ops : tuple of LayerOp
+        In program order; more than one where the weight is shared.
+    weight : ValueRef
+        The parameter.
+    axis : int or None
+        Output-channel axis of the weight; None where it has none (a weight of a matmul that is not 2-D).
+    """
+
+    name: str
+    family: str
+    ops: tuple[LayerOp, ...]
+    weight: ValueRef
+    axis: int | None
+
+
+def families(op_types: Sequence[str] | None = None) -> frozenset[str]:
+    """The families that op types belong to; all for None.
+
+    Raises
+    ------
+    UsageError
+        If an op type is none with weights.
+    """
+    for name in op_types or ():
+        if name not in FAMILIES:
+            raise UsageError(
+                f"op type {name!r} has no quantizable weight, expected some of {sorted(FAMILIES)}",
+                where="op types",
+                hint=_near(name, FAMILIES),
+            )
+    return frozenset(FAMILIES[name] for name in (FAMILIES if op_types is None else op_types))
+
+
+def find_layers(model: Model, op_types: Sequence[str] | None = None) -> tuple[Layer, ...]:
+    """The layers of the root block, in program order of their first ops.
+
+    In a quantized model the weight is found behind its quantize and dequantize ops. An op is part of a layer when its
+    weight is a parameter and its activation is not; the product of two activations is none.
+
+    Parameters
+    ----------
+    model : Model
+    op_types : sequence of str, optional
+        Op types whose families count; `mul`, `matmul` and `matmul_v2` are one family. None is all.
+
+    Raises
+    ------
+    UsageError
+        If an op type is none with weights.
+    """
+    wanted, graph = families(op_types), model.graph
+    found: dict[ValueRef, list[Op]] = {}
+    for op in graph.ops:
+        if FAMILIES.get(op.type) in wanted:
+            weight = _weight(graph, op)
+            if weight is not None:
+                found.setdefault(weight, []).append(op)
+    return tuple(
+        Layer(
+            weight.name, FAMILIES[ops[0].type], tuple(_layer_op(op) for op in ops), weight, _axis(graph, weight, ops[0])
+        )
+        for weight, ops in found.items()
+    )
+
+
+def select(layers: Sequence[Layer], names: Iterable[str]) -> tuple[Layer, ...]:
+    """The layers of these names, in program order.
+
+    Raises
+    ------
+    QuantError
+        If there is no layer of a name; the message shows the nearest names.
+    """
+    known = {layer.name: layer for layer in layers}
+    wanted = dict.fromkeys(names)
+    for name in wanted:
+        if name not in known:
+            raise QuantError(
+                f"there is no layer {name!r} among the {len(known)} layers of this model",
+                hint=_near(name, known) or "layers are named by their weight parameter; qpass inspect lists them",
+            )
+    return tuple(layer for layer in layers if layer.name in wanted)
+
+
+def root(graph: Graph, ref: ValueRef) -> ValueRef:
+    """The value that `ref` comes from through quantize and dequantize ops alone."""
+    while True:
+        op = graph.writer(ref)
+        slots = DATA_SLOTS.get(op.type) if op is not None else None
+        if op is None or slots is None or not op.input(slots[0]) or ref not in _written(graph, op, slots[1]):
+            return ref
+        ref = graph.read(op, slots[0])
+
+
+def is_param(graph: Graph, ref: ValueRef) -> bool:
+    """Whether `ref` is a parameter as it stands in the file."""
+    decl = graph.decls.get(ref.name)
+    return ref.version == 0 and decl is not None and decl.persistable and decl.kind == "tensor"
+
+
+def _written(graph: Graph, op: Op, slot: str) -> list[ValueRef]:
+    return [graph.written(op, s, i) for s, i, _ in op.writes() if s == slot]
+
+
+def _weight(graph: Graph, op: Op) -> ValueRef | None:
+    weight_slot, activation_slot, _ = OPERANDS[op.type]
+    if len(op.input(weight_slot)) != 1 or len(op.input(activation_slot)) != 1:
+        return None
+    weight = root(graph, graph.read(op, weight_slot))
+    activation = root(graph, graph.read(op, activation_slot))
+    return weight if is_param(graph, weight) and not is_param(graph, activation) else None
+
+
+def _layer_op(op: Op) -> LayerOp:
+    weight, activation, output = (Use(op.uid, slot, 0) for slot in OPERANDS[op.type])
+    return LayerOp(op.uid, weight, activation, output)
+
+
+def _axis(graph: Graph, weight: ValueRef, op: Op) -> int | None:
+    # Paddle, static/quantization/utils.py: conv2d_transpose, mul, matmul and matmul_v2 have axis 1, all others 0.
+    family = FAMILIES[op.type]
+    if family == "matmul":
+        if len(graph.decls[weight.name].shape) != 2:
+            return None
+        return 0 if op.attr("trans_y") or op.attr("transpose_Y") else 1
+    return 1 if op.type == "conv2d_transpose" else 0
+
+
+def _near(name: str, known: Iterable[str]) -> str | None:
+    close = difflib.get_close_matches(name, list(known), 3, 0.5)
+    return f"the nearest are {', '.join(close)}" if close else None
