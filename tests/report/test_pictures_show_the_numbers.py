@@ -36,13 +36,15 @@ def pixels(png: bytes) -> np.ndarray:
 
 
 def bar_spans(png: bytes, colour: str) -> list[tuple[int, int]]:
-    """First and last column of each bar of this colour below the key, from top to bottom."""
+    """First and last column of each unbroken bar of this colour below the key, from top to bottom."""
     want = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)])
     hit = (np.abs(pixels(png)[145:] - want) <= 2).all(axis=2)
     rows = np.flatnonzero(hit.sum(axis=1) > 4)
     groups = np.split(rows, np.flatnonzero(np.diff(rows) > 1) + 1)
     middles = [hit[group[len(group) // 2]] for group in groups if group.size]
-    return [(int(np.flatnonzero(m)[0]), int(np.flatnonzero(m)[-1])) for m in middles]
+    spans = [(int(np.flatnonzero(m)[0]), int(np.flatnonzero(m)[-1])) for m in middles]
+    assert [last - first + 1 for first, last in spans] == [m.sum() for m in middles], "something is drawn over a bar"
+    return spans
 
 
 def pages(pdf: bytes) -> int:

@@ -55,6 +55,14 @@ def test_close_layers_stay_apart_and_nothing_becomes_zero() -> None:
     assert analysis_txt(ranking([0.1 + 0.2 - 0.3, 0.02])).endswith("sensitivity: 0.0000\n")  # 5.6e-17 is no number
 
 
+@pytest.mark.parametrize(
+    ("values", "decimals"),
+    [([], 4), ([0.5, 0.25], 4), ([0.1, 0.1], 4), ([0.1, 0.10001], 5), ([0.1, 0.1000001], 7), ([0.1, 0.1 + 1e-10], 4)],
+)
+def test_no_more_digits_than_needed(values: list[float], decimals: int) -> None:
+    assert Digits.of(values).decimals == decimals
+
+
 def test_a_name_never_breaks_a_line() -> None:
     lines = parsed(analysis_txt(ranking([0.1, 0.2], ["a\nb, eval metric: 1", "ключ,卷积"])))
     assert [line[1] for line in lines] == ["ключ,卷积", "a\\nb, eval metric: 1"]
