@@ -21,6 +21,8 @@ from qpass.formats.pdmodel import code_of_dtype, dtype_of_code
 from qpass.ir.dtype import DType
 
 _HEAD = struct.Struct("<IQIi")
+_MAX_RANK = 9  # DDim::kMaxRank, paddle/common/ddim.h
+_MAX_BYTES = 2**63 - 1
 _HINT = "the file is truncated or damaged, or is not a .pdiparams (are program and parameters swapped?)"
 
 
@@ -86,15 +88,7 @@ def decode_record(buffer: np.ndarray, offset: int, where: str) -> tuple[np.ndarr
         raise FormatError(
             f"the tensor description says {length} bytes, {buffer.size - start} are left", where=where, hint=_HINT
         )
-    desc = framework_pb2().VarType.TensorDesc()
-    try:
-        desc.ParseFromString(buffer[start : start + length].tobytes())
-    except DecodeError as e:
-        raise FormatError(f"not a tensor description ({e})", where=where, hint=_HINT) from e
-    dtype = dtype_of_code(desc.data_type, where).numpy.newbyteorder("<")
-    shape = tuple(desc.dims)
-    if any(d < 0 for d in shape):
-        raise FormatError(f"shape {list(shape)} has a negative dimension", where=where, hint=_HINT)
+    dtype, shape = _description(buffer[start : start + length].tobytes(), where)
     start += length
     size = math.prod(shape) * dtype.itemsize
     if size > buffer.size - start:
@@ -105,9 +99,45 @@ def decode_record(buffer: np.ndarray, offset: int, where: str) -> tuple[np.ndarr
     return np.frombuffer(data.data, dtype=dtype).reshape(shape), start + size
 
 
-def encode_record(array: np.ndarray) -> Iterator[bytes | memoryview]:
-    """The chunks of one record: header, then data."""
-    desc = framework_pb2().VarType.TensorDesc(data_type=code_of_dtype(DType.of(array)), dims=array.shape)
+def _description(message: bytes, where: str) -> tuple[np.dtype[np.generic], tuple[int, ...]]:
+    desc = framework_pb2().VarType.TensorDesc()
+    try:
+        desc.ParseFromString(message)
+    except (DecodeError, RecursionError) as e:
+        raise FormatError(f"not a tensor description ({e})", where=where, hint=_HINT) from e
+    if not desc.IsInitialized() or desc.SerializeToString() != message:
+        raise FormatError(
+            f"the tensor description ({message[:40].hex(' ')}) has no known element type, or has unknown fields",
+            where=where,
+            hint=_HINT,
+        )
+    dtype = dtype_of_code(desc.data_type, where).numpy.newbyteorder("<")
+    shape = tuple(desc.dims)
+    if any(d < 0 for d in shape):
+        raise FormatError(f"shape {list(shape)} has a negative dimension", where=where, hint=_HINT)
+    # Also when a zero among the dimensions makes the array empty: numpy checks the product of the others.
+    if len(shape) > _MAX_RANK or math.prod(d for d in shape if d) * dtype.itemsize > _MAX_BYTES:
+        raise FormatError(f"shape {list(shape[:20])} is too large for a tensor", where=where, hint=_HINT)
+    return dtype, shape
+
+
+def encode_record(array: np.ndarray, where: str = "parameter") -> Iterator[bytes | memoryview]:
+    """The chunks of one record: header, then data.
+
+    Raises
+    ------
+    FormatError
+        If Paddle has no tensors of this element type.
+    """
+    try:
+        dtype = DType.of(array)
+    except KeyError:
+        raise FormatError(
+            f"Paddle has no tensors of {array.dtype}",
+            where=where,
+            hint=f"convert it to one of {', '.join(d.value for d in DType)}",
+        ) from None
+    desc = framework_pb2().VarType.TensorDesc(data_type=code_of_dtype(dtype), dims=array.shape)
     message = desc.SerializeToString()
     yield _HEAD.pack(0, 0, 0, len(message)) + message
     if array.size:
@@ -117,7 +147,7 @@ def encode_record(array: np.ndarray) -> Iterator[bytes | memoryview]:
 def encode(params: Mapping[str, np.ndarray]) -> Iterator[bytes | memoryview]:
     """The chunks of a parameter file: the inverse of `decode`."""
     for name in ordered_names(params):
-        yield from encode_record(params[name])
+        yield from encode_record(params[name], f"parameter {name!r}")
 
 
 def ordered_names(names: Iterable[str]) -> list[str]:

@@ -1,20 +1,23 @@
 """`.pdmodel` bytes <-> blocks of the IR. Structure only: parameters are in `pdiparams`.
 
 The file is one `ProgramDesc` message of Paddle's `framework.proto`. Whatever of it the IR has no field for is carried
-verbatim in `extra`, so that decoding and encoding gives back the same bytes.
+verbatim in `extra`, so that decoding and encoding gives back the same bytes. Decoding proves it: it encodes what it
+made, compares, and refuses a file that it would not give back whole.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, TypeAlias
 
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, EncodeError
 
 from qpass.errors import FormatError
+from qpass.formats.foreign import JSON_HINT, JSON_WHAT
 from qpass.formats.framework_pb import framework_pb2
 from qpass.ir.dtype import DType
 from qpass.ir.graph import Decl, Graph
-from qpass.ir.op import Attr, AttrKind, AttrValue, Op, Slots
+from qpass.ir.op import Attr, AttrKind, Op, Slots
 
 # The messages are classes that protobuf makes when the wheel's file is loaded: no static type exists for them.
 Message: TypeAlias = Any
@@ -36,6 +39,10 @@ _DTYPES = {
 }
 _CODES = {dtype: code for code, dtype in _DTYPES.items()}
 _TENSOR = 7  # VarType.Type LOD_TENSOR in 2.6, DENSE_TENSOR in 3.x
+_HINT = "the file is truncated or damaged, or is not a .pdmodel (are program and parameters swapped?)"
+_NO_TYPE = b"\x1a\x00"  # an OpDesc with nothing but an empty `type`, which is required
+# What protobuf raises for a value that a field cannot hold, and for carried bytes that are no message.
+_REFUSED = (TypeError, ValueError, AttributeError, DecodeError)
 
 # framework.proto, OpDesc.Attr: the field that holds the value of each kind
 _FIELD = {
@@ -57,6 +64,8 @@ _FIELD = {
     AttrKind.FLOAT64: "float64",
     AttrKind.SCALAR: "scalar",
 }
+_KINDS = {kind.value: (kind, _FIELD.get(kind, ""), kind.is_list) for kind in AttrKind}
+_TEXT_FIELDS = frozenset({"s", "strings", "var_name", "vars_name"})
 
 
 def dtype_of_code(code: int, where: str) -> DType:
@@ -97,41 +106,85 @@ def decode(data: bytes, where: str) -> tuple[tuple[Graph, ...], bytes]:
     FormatError
         If the bytes are not a program: empty, truncated, another format, or with blocks that do not form a tree.
     """
-    if not data:
-        raise FormatError("the file is empty, expected a Paddle program", where=where, hint="export the model again")
-    program = framework_pb2().ProgramDesc()
-    try:
-        program.ParseFromString(data)
-    except DecodeError as e:
-        raise FormatError(f"not a Paddle program ({e})", where=where, hint=_hint(data)) from e
+    program = _parse(data, where)
     if not program.blocks:
-        raise FormatError("a program without blocks", where=where, hint=_hint(data))
+        raise FormatError("a program without blocks", where=where, hint=_HINT)
+    canonical = program.SerializeToString()
     blocks = tuple(_graph(block, i, where) for i, block in enumerate(program.blocks))
     program.ClearField("blocks")
-    return blocks, program.SerializeToString()
+    extra: bytes = program.SerializeToString()
+    if encode(blocks, extra) != canonical:
+        raise FormatError(
+            "the record holds fields that qpass does not know; they would be lost on saving",
+            where=f"{where}, {_first_loss(_parse(data, where), blocks)}",
+            hint="the file is damaged, or written by a newer Paddle than the one installed; try a newer paddlepaddle",
+        )
+    return blocks, extra
 
 
 def encode(blocks: tuple[Graph, ...], extra: bytes) -> bytes:
-    """Encode blocks as a `ProgramDesc`: the inverse of `decode`."""
+    """Encode blocks as a `ProgramDesc`: the inverse of `decode`.
+
+    Raises
+    ------
+    FormatError
+        Naming the op and attribute, or the variable, that the format cannot store.
+    """
     program = framework_pb2().ProgramDesc()
-    program.ParseFromString(extra)
-    for graph in blocks:
-        block = program.blocks.add()
-        block.ParseFromString(graph.extra)
-        block.idx = graph.index
-        block.parent_idx = graph.parent
-        for decl in graph.decls.values():
-            _encode_decl(block.vars.add(), decl)
-        for op in graph.ops:
-            _encode_op(block.ops.add(), op)
-    encoded: bytes = program.SerializeToString()
+    where = "program"
+    try:
+        program.ParseFromString(extra)
+        for graph in blocks:
+            where = f"block {graph.index}"
+            block = program.blocks.add()
+            block.ParseFromString(graph.extra)
+            block.idx = graph.index
+            block.parent_idx = graph.parent
+            for decl in graph.decls.values():
+                where = f"block {graph.index}, variable {decl.name!r}"
+                _encode_decl(block.vars.add(), decl)
+            for i, op in enumerate(graph.ops):
+                where = f"block {graph.index}, op {i} ({op.type})"
+                _encode_op(block.ops.add(), op, where)
+        encoded: bytes = program.SerializeToString()
+    except (*_REFUSED, EncodeError) as e:
+        raise FormatError(f"cannot be stored in a .pdmodel ({e})", where=where) from e
     return encoded
 
 
-def _hint(data: bytes) -> str:
+def _parse(data: bytes, where: str) -> Message:
+    if not data:
+        raise FormatError("the file is empty, expected a Paddle program", where=where, hint="export the model again")
     if data.lstrip()[:1] == b"{":
-        return "this looks like a Paddle 3 .json program; qpass reads .pdmodel files"
-    return "the file is truncated, or is not a .pdmodel (are program and parameters swapped?)"
+        raise FormatError(JSON_WHAT, where=where, hint=JSON_HINT)
+    program = framework_pb2().ProgramDesc()
+    try:
+        program.ParseFromString(data)
+    except (DecodeError, UnicodeDecodeError, RecursionError) as e:
+        raise FormatError(f"not a Paddle program ({e})", where=where, hint=_HINT) from e
+    missing = program.FindInitializationErrors()
+    if missing:
+        raise FormatError(
+            f"{missing[0]} is missing, or has a value that this Paddle does not know", where=where, hint=_HINT
+        )
+    return program
+
+
+def _first_loss(program: Message, blocks: tuple[Graph, ...]) -> str:
+    """Words for the first record of `program` that its decoded form does not give back."""
+    messages = framework_pb2()
+    for block, graph in zip(program.blocks, blocks, strict=True):
+        for var, decl in zip(block.vars, graph.decls.values(), strict=True):
+            again = messages.VarDesc()
+            _encode_decl(again, decl)
+            if again.SerializeToString() != var.SerializeToString():
+                return f"block {graph.index}, variable {decl.name!r}"
+        for i, (message, op) in enumerate(zip(block.ops, graph.ops, strict=True)):
+            again = messages.OpDesc()
+            _encode_op(again, op, f"op {i}")
+            if again.SerializeToString() != message.SerializeToString():
+                return f"block {graph.index}, op {i} ({op.type})"
+    return "program"
 
 
 def _graph(block: Message, index: int, where: str) -> Graph:
@@ -166,7 +219,7 @@ def _tensor_field(var_type: Message) -> str:
 
 
 def _decl(var: Message, place: str) -> Decl:
-    name = var.name
+    name = _text(var.name, place)
     kind: str = "tensor"
     dtype: DType | None = None
     shape: tuple[int, ...] = ()
@@ -201,7 +254,6 @@ def _encode_decl(var: Message, decl: Decl) -> None:
         var.ParseFromString(decl.extra)
     elif decl.kind == "tensor":
         var.type.type = _TENSOR
-        _tensor(var.type).SetInParent()
     else:
         raise FormatError(
             f"a variable of kind {decl.kind!r} needs the record it was read with",
@@ -220,43 +272,59 @@ def _encode_decl(var: Message, decl: Decl) -> None:
 
 
 def _op(op: Message, uid: int, place: str) -> Op:
-    where = f"{place}, op {uid} ({op.type})"
+    kind = _text(op.type, f"{place}, op {uid}")
+    where = f"{place}, op {uid} ({kind})"
     attrs: dict[str, Attr] = {}
     for attr in op.attrs:
-        if attr.name in attrs:
-            raise FormatError(f"attribute {attr.name!r} is given twice", where=where, hint="the file is damaged")
-        attrs[attr.name] = _attr(attr)
-    kind = op.type
+        name = _text(attr.name, where)
+        if name in attrs:
+            raise FormatError(f"attribute {name!r} is given twice", where=where, hint="the file is damaged")
+        attrs[name] = _attr(attr, name, where)
     inputs, outputs = _slots(op.inputs, where), _slots(op.outputs, where)
-    extra = b""
-    if op.HasField("is_target"):
-        rest = framework_pb2().OpDesc(type="", is_target=op.is_target)
-        extra = rest.SerializeToString()
-    return Op(kind, inputs, outputs, attrs, extra, uid)
+    for field in ("inputs", "outputs", "attrs"):
+        op.ClearField(field)
+    op.type = ""
+    rest = op.SerializeToString()
+    return Op(kind, inputs, outputs, attrs, b"" if rest == _NO_TYPE else rest, uid)
 
 
 def _slots(slots: Message, where: str) -> Slots:
-    names = [slot.parameter for slot in slots]
+    names = [_text(slot.parameter, where) for slot in slots]
     if len(set(names)) != len(names):
         raise FormatError(f"a slot is given twice: {names}", where=where, hint="the file is damaged")
-    return tuple((slot.parameter, tuple(slot.arguments)) for slot in slots)
+    return tuple((name, _texts(slot.arguments, where)) for name, slot in zip(names, slots, strict=True))
 
 
-def _attr(attr: Message) -> Attr:
-    kind = AttrKind(attr.type)
-    value: AttrValue
+def _text(value: str | bytes, where: str) -> str:
+    # protobuf's C implementation hands out a string field as bytes when it is not UTF-8.
+    if isinstance(value, bytes):
+        raise FormatError(f"{value[:40]!r} is not UTF-8 text", where=where, hint="the file is damaged")
+    return value
+
+
+def _texts(values: Iterable[str | bytes], where: str) -> tuple[str, ...]:
+    found = tuple(values)
+    for value in found:
+        if isinstance(value, bytes):
+            _text(value, where)
+    return found  # type: ignore[return-value]
+
+
+def _attr(attr: Message, name: str, where: str) -> Attr:
+    kind, field, is_list = _KINDS[attr.type]
     if kind is AttrKind.SCALARS:
-        value = attr.SerializeToString()
-    elif kind is AttrKind.SCALAR:
-        value = attr.scalar.SerializeToString()
-    elif kind.is_list:
-        value = tuple(getattr(attr, _FIELD[kind]))
-    else:
-        value = getattr(attr, _FIELD[kind]) if attr.HasField(_FIELD[kind]) else None
-    return Attr(kind, value)
+        return Attr(kind, attr.SerializeToString())
+    if not is_list and not attr.HasField(field):
+        return Attr(kind, None)
+    value = getattr(attr, field)
+    if kind is AttrKind.SCALAR:
+        return Attr(kind, value.SerializeToString())
+    if field in _TEXT_FIELDS:
+        return Attr(kind, _texts(value, where) if is_list else _text(value, where))
+    return Attr(kind, tuple(value) if is_list else value)
 
 
-def _encode_op(message: Message, op: Op) -> None:
+def _encode_op(message: Message, op: Op, where: str) -> None:
     if op.extra:
         message.ParseFromString(op.extra)
     message.type = op.type
@@ -264,7 +332,14 @@ def _encode_op(message: Message, op: Op) -> None:
         for slot, names in slots:
             target.add(parameter=slot, arguments=names)
     for name, attr in op.attrs.items():
-        _encode_attr(message.attrs.add(), name, attr)
+        try:
+            _encode_attr(message.attrs.add(), name, attr)
+        except _REFUSED as e:
+            raise FormatError(
+                f"attribute {name!r} is {attr.value!r}, which a {attr.kind.name} cannot hold ({e})",
+                where=where,
+                hint="build attributes with Attr.int, Attr.float, Attr.str, ... or Attr(kind, value) of matching types",
+            ) from e
 
 
 def _encode_attr(message: Message, name: str, attr: Attr) -> None:
