@@ -5,6 +5,11 @@ from __future__ import annotations
 from hypothesis import HealthCheck, settings
 
 settings.register_profile(
-    "qpass", deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
+    "qpass",
+    max_examples=40,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("qpass")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from support.build import Builder
 from support.paddle_run import run_in_paddle
 from support.strategies import runnable_models
@@ -12,7 +12,6 @@ from qpass.ir.model import Model
 
 
 @given(runnable_models())
-@settings(max_examples=40)
 def test_paddle_runs_generated_models(model: Model):
     x = np.random.default_rng(0).standard_normal((2, *model.feeds[0].shape[1:])).astype(np.float32)
     out = run_in_paddle(model, x)

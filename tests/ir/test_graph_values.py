@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import networkx as nx
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from support.build import Builder
 from support.corpus import PROGRAMS, corpus
@@ -105,7 +105,6 @@ def test_topological_order_keeps_an_overwriter_behind_the_readers_of_the_old_val
 
 
 @given(models(sub_blocks=False), st.data())
-@settings(max_examples=60)
 def test_reach_is_that_of_networkx(model: Model, data: st.DataObject):
     graph = model.graph
     uids = data.draw(st.sets(st.sampled_from([op.uid for op in graph.ops]), min_size=1, max_size=3))

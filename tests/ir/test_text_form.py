@@ -63,7 +63,7 @@ def test_golden():
 
 
 @given(models())
-@settings(max_examples=150)
+@settings(max_examples=100)
 def test_full_text_reads_back_exactly(model: Model):
     again = parse(dump(model, full=True))
     assert structure(again) == structure(model)
@@ -71,7 +71,6 @@ def test_full_text_reads_back_exactly(model: Model):
 
 
 @given(models())
-@settings(max_examples=60)
 def test_plain_text_reads_back_without_what_it_hides(model: Model):
     again = parse(dump(model))
     for old, new in zip(model.blocks, again.blocks, strict=True):
@@ -175,7 +174,6 @@ def test_errors_name_the_place_and_the_expectation(text: str, message: str):
 
 
 @given(models(max_ops=3), st.data())
-@settings(max_examples=60)
 def test_damaged_text_ends_in_format_error_or_a_model(model: Model, data: st.DataObject):
     text = dump(model, full=True)
     at = data.draw(st.integers(0, len(text)))

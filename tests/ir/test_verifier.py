@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from support.build import Builder, block_attr, holder
 from support.strategies import models
 
@@ -51,7 +51,6 @@ def find(model: Model, kind: str) -> Op:
 
 
 @given(models())
-@settings(max_examples=40)
 def test_valid_models_pass_and_come_back(model: Model):
     assert verify(model) is model
 
@@ -135,6 +134,15 @@ def test_bodies_may_read_and_write_outer_names(model: Model):
     verify(nest(model, "conditional_block", body, outputs=()))
     undeclared = dataclasses.replace(body, decls={})
     assert broken(nest(model, "while", undeclared)).startswith("block 1, op 0 (scale), slot Out: writes 't'")
+
+
+def test_bodies_of_bodies_may_write_outer_names(model: Model):
+    assign = Op.make("assign", {"X": "x"}, {"Out": "relu_0.tmp_0"})
+    middle = dataclasses.replace(Op.make("conditional_block", {}, {}, {"sub_block": block_attr(2)}), uid=0)
+    outer = nest(model, "conditional_block", Graph((middle,), {}, 1, 0), outputs=())
+    verify(dataclasses.replace(outer, blocks=(*outer.blocks, Graph((dataclasses.replace(assign, uid=0),), {}, 2, 1))))
+    empty = dataclasses.replace(outer, blocks=(*outer.blocks, Graph((), {}, 2, 1)))
+    assert "op 4 (fetch), slot X: reads 'relu_0.tmp_0' before any op has written it" in broken(empty)
 
 
 def test_only_loops_may_read_what_they_write_later(model: Model):

@@ -55,7 +55,6 @@ def producers(ops: list[Op]) -> dict[tuple[int, str, int], tuple[int, str, int] 
 
 
 @given(models())
-@settings(max_examples=40)
 def test_an_edit_of_nothing_is_the_same_object(model: Model):
     with edit(model) as e:
         pass
@@ -70,7 +69,6 @@ def test_an_edit_of_nothing_is_the_same_object(model: Model):
 
 
 @given(models())
-@settings(max_examples=40)
 def test_insert_then_remove_is_byte_identical(model: Model):
     anchor = model.graph.ops[0]
     with edit(model) as e:
@@ -171,7 +169,7 @@ def attempt(model: Model, plan: list[tuple]) -> Model | QPassError:
 
 
 @given(models(), st.data())
-@settings(max_examples=250)
+@settings(max_examples=120)
 def test_an_edit_does_what_it_says_or_nothing(model: Model, data: st.DataObject):
     """Against a naive list: the edit succeeds just when no unmentioned operand changes its producer."""
     plan = data.draw(plans(model))
@@ -318,7 +316,6 @@ def test_undeclared_output_is_refused(model: Model):
 
 
 @given(models(sub_blocks=False), st.data())
-@settings(max_examples=60)
 def test_rename_there_and_back_is_byte_identical(model: Model, data: st.DataObject):
     inner = sorted(set(model.graph.decls) - {p.name for p in (*model.feeds, *model.fetches)})
     old = data.draw(st.sampled_from(inner))
