@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from qpass.errors import QuantError, UsageError
 from qpass.ir.graph import ValueRef
 from qpass.ir.model import Model
-from qpass.quant.layers import DEFAULT_OP_TYPES, Layer, find_layers
+from qpass.quant.layers import DEFAULT_OP_TYPES, Layer, find_layers, root, select
 from qpass.quant.observers import ACTIVATION_ALGOS, WEIGHT_ALGOS, Observer, weight_threshold
 from qpass.quant.scales import ScaleTable, key
 from qpass.runtime.data import Batches, Data
@@ -23,7 +23,7 @@ def calibrate(
     weight_algo: str = "channel_wise_abs_max",
     engine: str | Engine = "inference",
     layers: Sequence[str] | None = None,
-    op_types: Sequence[str] = DEFAULT_OP_TYPES,
+    op_types: Sequence[str] | None = DEFAULT_OP_TYPES,
     batches: int | None = None,
     batch_size: int = 32,
     progress: Callable[[int], None] | None = None,
@@ -48,7 +48,7 @@ def calibrate(
     layers : sequence of str, optional
         Only these layers (names of weights).
     op_types : sequence of str
-        Op types whose layers count.
+        Op types whose layers count; None is all.
     batches : int, optional
         Use that many batches only.
     batch_size : int
@@ -59,11 +59,11 @@ def calibrate(
     Raises
     ------
     UsageError
-        If an algorithm or a layer is unknown.
+        If an algorithm or an op type is unknown.
     DataError
         If the data do not fit the model.
     QuantError
-        If a weight or an activation holds NaN or infinite numbers, or the model has no layer to quantize.
+        If a layer is unknown, a weight or an activation holds NaN or infinite numbers, or there is no layer at all.
     EngineError
         If the engine refuses the model or fails.
     """
@@ -71,7 +71,7 @@ def calibrate(
         raise UsageError(f"unknown algo {algo!r}, expected one of {sorted(ACTIVATION_ALGOS)}")
     if weight_algo not in WEIGHT_ALGOS:
         raise UsageError(f"unknown weight_algo {weight_algo!r}, expected one of {sorted(WEIGHT_ALGOS)}")
-    chosen = _chosen(find_layers(model, tuple(op_types)), layers)
+    chosen = _chosen(find_layers(model, op_types), layers)
     axes = {layer.name: layer.axis if weight_algo == "channel_wise_abs_max" else None for layer in chosen}
     weights = {name: weight_threshold(model.params[name], axis, name) for name, axis in axes.items()}
     refs = _activations(model, chosen)
@@ -119,18 +119,14 @@ def observe(
     return samples
 
 
-def _chosen(found: Sequence[Layer], names: Sequence[str] | None) -> list[Layer]:
+def _chosen(found: Sequence[Layer], names: Sequence[str] | None) -> Sequence[Layer]:
     if not found:
         raise QuantError("the model has no layer to quantize", hint="are op_types those of the model?")
-    known = {layer.name: layer for layer in found}
-    unknown = [name for name in names or () if name not in known]
-    if unknown:
-        raise UsageError(f"unknown layers {unknown}", hint=f"the model has {list(known)}")
-    return list(found) if names is None else [known[name] for name in dict.fromkeys(names)]
+    return found if names is None else select(found, names)
 
 
 def _activations(model: Model, layers: Sequence[Layer]) -> list[ValueRef]:
-    """The distinct input activations of the layers, in program order of their first use."""
+    """The distinct input activations of the layers, before any quantization, in program order of their first use."""
     graph = model.graph
-    uses = sorted(((op.activation for layer in layers for op in layer.ops)), key=lambda use: graph.position[use.op])
-    return list(dict.fromkeys(graph.read(graph.by_uid[use.op], use.slot, use.index) for use in uses))
+    uses = sorted((op.activation for layer in layers for op in layer.ops), key=lambda use: graph.position[use.op])
+    return list(dict.fromkeys(root(graph, graph.read(graph.by_uid[use.op], use.slot, use.index)) for use in uses))

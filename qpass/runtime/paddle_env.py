@@ -36,6 +36,7 @@ def import_paddle() -> ModuleType:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "No ccache found", UserWarning)  # news for builders of C++ extensions
+            os.environ.setdefault("GLOG_minloglevel", "2")  # Paddle's C++ side reports each new executor otherwise
             import paddle
     except ImportError as e:
         raise EngineError(f"paddle cannot be imported ({e})", hint=INSTALL) from e
