@@ -5,8 +5,10 @@ from __future__ import annotations
 from qpass.passes.drop_debug_info import DropDebugInfo
 from qpass.passes.drop_identity import DropIdentity
 from qpass.passes.fold_batch_norm import FoldBatchNorm
+from qpass.passes.fold_quant import FoldQuant
+from qpass.passes.insert_quant import InsertQuant
 from qpass.passes.remove_unused import RemoveUnused
-
+from qpass.passes.strip_quant import StripQuant
 from qpass.rewrite import spec
 from qpass.rewrite.passes import Pass
 
@@ -14,7 +16,10 @@ REGISTRY: tuple[type[Pass], ...] = (
     DropDebugInfo,
     DropIdentity,
     FoldBatchNorm,
+    FoldQuant,
+    InsertQuant,
     RemoveUnused,
+    StripQuant,
 )
 """Every pass that a text spec can name."""
 
@@ -32,4 +37,14 @@ def parse_passes(text: str) -> tuple[Pass, ...]:
     return spec.parse_passes(text, REGISTRY)
 
 
-__all__ = ["REGISTRY", "DropDebugInfo", "DropIdentity", "FoldBatchNorm", "RemoveUnused", "parse_passes"]
+__all__ = [
+    "REGISTRY",
+    "DropDebugInfo",
+    "DropIdentity",
+    "FoldBatchNorm",
+    "FoldQuant",
+    "InsertQuant",
+    "RemoveUnused",
+    "StripQuant",
+    "parse_passes",
+]

@@ -20,7 +20,7 @@ _VERSION = 1
 class ScaleTable:
     """Thresholds by value name.
 
-    A threshold is the absolute value that maps to the highest level, in the tensor's own units (absmax, not absmax/127).
+    A threshold is the absolute value that maps to the highest level, in the tensor's own units: absmax, not absmax/127.
 
     Parameters
     ----------
