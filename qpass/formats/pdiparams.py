@@ -105,7 +105,7 @@ def _description(message: bytes, where: str) -> tuple[np.dtype[np.generic], tupl
         desc.ParseFromString(message)
     except (DecodeError, RecursionError) as e:
         raise FormatError(f"not a tensor description ({e})", where=where, hint=_HINT) from e
-    if not desc.IsInitialized() or desc.SerializeToString() != message:
+    if not desc.IsInitialized() or _encode_description(desc.data_type, desc.dims) != message:
         raise FormatError(
             f"the tensor description ({message[:40].hex(' ')}) has no known element type, or has unknown fields",
             where=where,
@@ -119,6 +119,11 @@ def _description(message: bytes, where: str) -> tuple[np.dtype[np.generic], tupl
     if len(shape) > _MAX_RANK or math.prod(d for d in shape if d) * dtype.itemsize > _MAX_BYTES:
         raise FormatError(f"shape {list(shape[:20])} is too large for a tensor", where=where, hint=_HINT)
     return dtype, shape
+
+
+def _encode_description(code: int, shape: Iterable[int]) -> bytes:
+    message: bytes = framework_pb2().VarType.TensorDesc(data_type=code, dims=shape).SerializeToString()
+    return message
 
 
 def encode_record(array: np.ndarray, where: str = "parameter") -> Iterator[bytes | memoryview]:
@@ -137,8 +142,7 @@ def encode_record(array: np.ndarray, where: str = "parameter") -> Iterator[bytes
             where=where,
             hint=f"convert it to one of {', '.join(d.value for d in DType)}",
         ) from None
-    desc = framework_pb2().VarType.TensorDesc(data_type=code_of_dtype(dtype), dims=array.shape)
-    message = desc.SerializeToString()
+    message = _encode_description(code_of_dtype(dtype), array.shape)
     yield _HEAD.pack(0, 0, 0, len(message)) + message
     if array.size:
         yield np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<")).reshape(-1).view(np.uint8).data
