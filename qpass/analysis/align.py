@@ -13,12 +13,17 @@ import numpy as np
 
 from qpass.analysis.structure import Labels, Node, above, refine, same_labels
 from qpass.errors import AlignError
+from qpass.ir.graph import Graph, Use
 from qpass.ir.model import Model
 from qpass.ir.op import Op
 from qpass.ir.schema import FAMILIES
 from qpass.quant.layers import Layer, find_layers
+from qpass.quant.ops import DATA_SLOTS
 
-_MAPPING_HINT = "give mapping={quantized layer: float layer} for the layers around it"
+_MAPPING_HINT = (
+    "give mapping={quantized layer: float layer} for the layers around it; where one model has its batch norms folded, "
+    "fold them in the other too (qpass run -p fold-batch-norm)"
+)
 
 
 def align(quantized: Model, float_model: Model, mapping: Mapping[str, str] | None = None) -> Mapping[str, str]:
@@ -197,8 +202,21 @@ def _nodes(model: Model) -> list[Node]:
 
 
 def _node(model: Model, layer: Layer) -> Node:
-    uids = tuple(op.weight.op for op in layer.ops)
-    return Node(layer.name, _kind(model.graph.by_uid[uids[0]]), model.graph.decls[layer.name].shape, uids)
+    graph, first = model.graph, layer.ops[0]
+    kind = _kind(graph.by_uid[first.uid])
+    if _is_normalised(graph, first.output):
+        kind = (*kind, "then batch_norm")
+    return Node(layer.name, kind, graph.decls[layer.name].shape, tuple(op.uid for op in layer.ops))
+
+
+def _is_normalised(graph: Graph, output: Use) -> bool:
+    """Whether a batch norm follows; where one twin has it folded into the weight, their weights are not comparable."""
+    made = graph.written(graph.by_uid[output.op], output.slot, output.index)
+    while True:
+        readers = graph.readers(made)
+        if len(readers) != 1 or readers[0].type not in DATA_SLOTS:
+            return any(op.type == "batch_norm" for op in readers)
+        made = graph.written(readers[0], DATA_SLOTS[readers[0].type][1])
 
 
 def _kind(op: Op) -> tuple[str, ...]:

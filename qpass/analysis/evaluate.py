@@ -38,6 +38,9 @@ class Evaluation(Protocol):
     def name(self) -> str:
         """What is measured."""
 
+    def data_digest(self) -> str:
+        """Digest of the data that are measured on; empty where only the user's function knows them."""
+
     def measure(self, model: Model, what: str) -> Record:
         """The metric of `model`.
 
@@ -132,6 +135,10 @@ class FunctionEvaluation:
         self._engine = engine
         self.name = describe(function)
 
+    def data_digest(self) -> str:
+        """Empty: the function brings its own data."""
+        return ""
+
     def measure(self, model: Model, what: str) -> Record:
         """Call the function on `model`.
 
@@ -177,6 +184,11 @@ class OutputEvaluation:
         self._engine = engine
         self._kept: Spool | None = None
 
+    def data_digest(self) -> str:
+        """Digest of the batches that are kept."""
+        self._batches()
+        return self._data.digest()
+
     def measure(self, model: Model, what: str) -> Record:
         """Compare the outputs of `model` with the reference's.
 
@@ -204,10 +216,25 @@ class OutputEvaluation:
             session = self._engine.session(self._reference)
             kept = Spool()
             for batch in self._data:
-                outputs = session.run(batch)
+                outputs = session.run(dict(zip(session.feed_names, batch.values(), strict=True)))
                 kept.add([*batch.values(), *outputs])
             self._kept = kept
         return self._kept
+
+
+def check_direction(evaluate: Evaluate | None, higher_is_better: bool) -> None:
+    """Refuse a direction that the metric cannot have.
+
+    Raises
+    ------
+    UsageError
+        If there is no function and lower were better: cosine similarity is better when higher.
+    """
+    if evaluate is None and not higher_is_better:
+        raise UsageError(
+            "higher_is_better=False needs an evaluation function: without one the metric is cosine similarity",
+            hint="leave higher_is_better alone, or give evaluate=",
+        )
 
 
 def check_interface(model: Model, reference: Model) -> None:

@@ -1,0 +1,143 @@
+"""PTQ mode: which layers of a float model lose accuracy when they are quantized, each alone."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from qpass.analysis.evaluate import Evaluate, check_direction, evaluation
+from qpass.analysis.progress import Progress
+from qpass.analysis.result import AnalysisResult
+from qpass.analysis.sweep import BASELINE, REFERENCE, Plan, Variant
+from qpass.errors import UsageError
+from qpass.ir.model import Model
+from qpass.passes import FoldQuant, InsertQuant
+from qpass.quant.encodings import find_sites
+from qpass.quant.layers import DEFAULT_OP_TYPES, Layer, find_layers
+from qpass.quant.scales import ScaleTable, key
+from qpass.runtime.calibrate import calibrate
+from qpass.runtime.data import Batches, Data
+from qpass.runtime.engine import Engine
+from qpass.runtime.engines import get_engine
+
+
+def analyze_ptq(
+    model: Model,
+    scales: ScaleTable | Data,
+    *,
+    evaluate: Evaluate | None = None,
+    data: Data | None = None,
+    engine: str | Engine = "inference",
+    op_types: Sequence[str] = DEFAULT_OP_TYPES,
+    weight_bits: int = 8,
+    activation_bits: int = 8,
+    higher_is_better: bool = True,
+    checkpoint: str | Path | None = None,
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> AnalysisResult:
+    """Rank the layers of a float model by what quantizing each of them alone costs.
+
+    For each layer its weight and its input activation are fake-quantized, for that layer only; the graph is otherwise
+    the user's. The baseline is the float model, the reference the model with all layers quantized.
+
+    Parameters
+    ----------
+    model : Model
+        A float model.
+    scales : ScaleTable or Data
+        What `calibrate` found for it; or calibration data, then it is called here with its defaults.
+    evaluate : callable, optional
+        ``eval_function(executor, program, feed_names, fetch_list) -> float``, or ``evaluate(predict) -> float`` where
+        ``predict(batch)`` gives the list of outputs. None: cosine similarity of all outputs with the float model's.
+    data : Data, optional
+        Batches to compare outputs on, for ``evaluate=None``; default the calibration data.
+    engine : str or Engine
+        What runs the models.
+    op_types : sequence of str
+        Op types whose layers are examined; `mul`, `matmul` and `matmul_v2` are one family.
+    weight_bits, activation_bits : int
+    higher_is_better : bool
+        Direction of the metric.
+    checkpoint : str or Path, optional
+        File that gets a line after every layer.
+    resume : bool
+        Go on from the checkpoint.
+    progress : Progress, optional
+
+    Returns
+    -------
+    AnalysisResult
+        Most sensitive layer first. Details of a layer: ``activation_threshold`` and ``weight_absmax`` (the largest of
+        several), and without `evaluate` ``cosine`` and ``sqnr_db``.
+
+    Raises
+    ------
+    UsageError
+        If the model is quantized already or has no layers, or arguments do not go together.
+    QuantError
+        If the scales belong to another model.
+    EvalError
+        If a model cannot be evaluated.
+    CheckpointError
+        If the checkpoint belongs to another job.
+    """
+    check_direction(evaluate, higher_is_better)
+    layers = find_layers(model, op_types)
+    if find_sites(model):
+        raise UsageError("the model is quantized already", hint="analyze_qat examines quantized models")
+    if not layers:
+        raise UsageError(f"the model has no layer of the op types {', '.join(op_types)}")
+    runner = get_engine(engine)
+    if not isinstance(scales, ScaleTable):
+        source = Batches.of(model, scales)
+        data = source if data is None else data
+        scales = calibrate(model, source, engine=runner, op_types=tuple(op_types))
+    table = scales
+
+    def quantized(names: tuple[str, ...]) -> Model:
+        insert = InsertQuant(
+            scales=table,
+            layers=names,
+            op_types=tuple(op_types),
+            weight_bits=weight_bits,
+            activation_bits=activation_bits,
+        )
+        return FoldQuant(to="float")(insert(model))
+
+    plan = Plan(
+        mode="ptq",
+        evaluation=evaluation(
+            evaluate, reference=model, data=None if data is None else Batches.of(model, data), engine=runner
+        ),
+        higher_is_better=higher_is_better,
+        baseline=Variant(BASELINE, "the float model", lambda: model),
+        reference=Variant(REFERENCE, "all layers quantized", lambda: quantized(())),
+        layers=layers,
+        variant=lambda layer: quantized((layer.name,)),
+        details=lambda layer: _thresholds(model, layer, table),
+        settings={
+            "program": model.program_digest(),
+            "params": model.params_digest(),
+            "scales": hashlib.sha256(table.to_json().encode()).hexdigest(),
+            "algo": table.algo,
+            "weight_algo": table.weight_algo,
+            "engine": runner.name,
+            "op_types": ",".join(op_types),
+            "weight_bits": str(weight_bits),
+            "activation_bits": str(activation_bits),
+        },
+    )
+    return plan.run(checkpoint=checkpoint, resume=resume, progress=progress)
+
+
+def _thresholds(model: Model, layer: Layer, table: ScaleTable) -> Mapping[str, float]:
+    graph = model.graph
+    refs = [graph.read(graph.by_uid[op.uid], op.activation.slot, op.activation.index) for op in layer.ops]
+    return {
+        "activation_threshold": max(table.activations[key(graph, ref)] for ref in refs),
+        "weight_absmax": float(np.max(table.weights[layer.name])),
+    }
