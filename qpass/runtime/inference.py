@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -73,14 +74,12 @@ class PaddleInferenceEngine:
             If a value to fetch does not exist, parameters are missing, or Paddle refuses the model.
         """
         wanted = targets(model, fetch)
-        # A predictor of no outputs cannot be made; feeds and parameters need none.
-        predictor = self._predictor(wanted.model) if wanted.model.fetches else None
-        return PredictorSession(wanted, predictor)
+        check_params(model)
+        return PredictorSession(wanted, self._predictor, onednn=self._onednn and self._device == "cpu")
 
-    def _predictor(self, model: Model) -> Any:
+    def _predictor(self, model: Model, onednn: bool) -> Any:
         from paddle import inference
 
-        check_params(model)
         program = pdmodel.encode(model.blocks, model.extra)
         params = b"".join(pdiparams.encode(model.params))
         config: Any = inference.Config()
@@ -89,7 +88,7 @@ class PaddleInferenceEngine:
         config.set_cpu_math_library_num_threads(self._threads)
         if self._device == "gpu":
             config.enable_use_gpu(_GPU_MEMORY_MB, 0)
-        elif self._onednn:
+        elif onednn:
             config.enable_mkldnn()
         elif hasattr(config, "disable_mkldnn"):  # off by default where this is absent (2.6)
             config.disable_mkldnn()
@@ -97,18 +96,65 @@ class PaddleInferenceEngine:
         for name in _unfit_passes(model):
             config.delete_pass(name)
         config.enable_memory_optim()
-        try:
-            return inference.create_predictor(config)
-        except PADDLE_ERRORS as e:
-            raise engine_error("Paddle Inference refuses the model", e) from e
+        return inference.create_predictor(config)
+
+
+class OneDNNWarning(UserWarning):
+    """oneDNN cannot run a model; it runs without oneDNN, slower and with the same results."""
 
 
 class PredictorSession:
-    """A `Session` over one predictor."""
+    """A `Session` over one predictor; without oneDNN when a predictor with oneDNN fails.
 
-    def __init__(self, wanted: Targets, predictor: Any) -> None:
+    Parameters
+    ----------
+    wanted : Targets
+    build : callable
+        Makes a predictor of a model, with oneDNN or without.
+    onednn : bool
+        Whether to try oneDNN first.
+
+    Raises
+    ------
+    EngineError
+        If Paddle refuses the model.
+    """
+
+    def __init__(self, wanted: Targets, build: Callable[[Model, bool], Any], *, onednn: bool) -> None:
         self._targets = wanted
-        self._predictor = predictor
+        self._build = build
+        self._onednn = onednn
+        self._predictor: Any = None
+        # A predictor of no outputs cannot be made; feeds and parameters need none.
+        self._needed = bool(wanted.model.fetches)
+        if self._needed:
+            self._attempt("refuses the model", self._ready)
+
+    def _ready(self) -> Any:
+        if self._predictor is None:
+            self._predictor = self._build(self._targets.model, self._onednn)
+        return self._predictor
+
+    def _attempt(self, failure: str, action: Callable[[], object]) -> None:
+        """Do `action`; once more without oneDNN when it fails with it.
+
+        Paddle's oneDNN kernels refuse some shapes that its own kernels run: a bias added to a 1x1 convolution output
+        that is fetched gives "could not create a primitive descriptor for a binary operation primitive" (3.3.1).
+        """
+        try:
+            action()
+            return
+        except PADDLE_ERRORS as e:
+            error = engine_error(f"Paddle Inference {failure}", e)
+            if not self._onednn:
+                raise error from e
+        self._onednn = False
+        self._predictor = None
+        try:
+            action()
+        except PADDLE_ERRORS as e:
+            raise engine_error(f"Paddle Inference {failure}", e) from e
+        warnings.warn(f"oneDNN cannot run this model, going on without it: {error.what}", OneDNNWarning, stacklevel=4)
 
     @property
     def feed_names(self) -> tuple[str, ...]:
@@ -143,15 +189,19 @@ class PredictorSession:
             If the engine fails.
         """
         batch = checked_feed(self._targets.model.feeds, feed)
-        predictor = self._predictor
+
+        def run() -> None:
+            predictor = self._ready()
+            for name, array in batch.items():
+                predictor.get_input_handle(name).copy_from_cpu(array)
+            predictor.run()
+
+        if self._needed:
+            self._attempt("failed while it ran the model", run)
         try:
-            if predictor is not None:
-                for name, array in batch.items():
-                    predictor.get_input_handle(name).copy_from_cpu(array)
-                predictor.run()
             yield from self._targets.stream(self._copy, batch)
         except PADDLE_ERRORS as e:
-            raise engine_error("Paddle Inference failed while it ran the model", e) from e
+            raise engine_error("Paddle Inference lost an output", e) from e
 
     def _copy(self, column: int) -> np.ndarray:
         name = self._targets.model.fetches[column].name
