@@ -39,8 +39,6 @@ def write_together(files: Mapping[Path, Chunks]) -> None:
     finally:
         for temp in temps.values():
             temp.unlink(missing_ok=True)
-    for folder in dict.fromkeys(target.parent for target in files):
-        _sync_folder(folder)
 
 
 def _write(temp: Path, chunks: Chunks) -> None:
@@ -66,6 +64,8 @@ def _replace_all(temps: Mapping[Path, Path], token: str) -> None:
         for target, temp in temps.items():
             os.replace(temp, target)
             done.append(target)
+        for folder in dict.fromkeys(target.parent for target in temps):
+            _sync_folder(folder)
     except BaseException:
         for target in done:
             if target not in saved:
@@ -73,6 +73,8 @@ def _replace_all(temps: Mapping[Path, Path], token: str) -> None:
         for target, old in saved.items():
             if os.path.lexists(old):
                 os.replace(old, target)
+                # Not left to the rename: between two links to one file it does nothing.
+                old.unlink(missing_ok=True)
         raise
     for old in saved.values():
         old.unlink(missing_ok=True)
@@ -87,6 +89,9 @@ def _keep(target: Path, old: Path) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
+    if os.name == "nt":
+        # Windows has no descriptors of folders.
+        return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

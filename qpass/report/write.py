@@ -1,9 +1,7 @@
-"""The files of an analysis: texts and pictures, each written whole or not at all."""
+"""The files of an analysis: texts and pictures, those of one call all written or none."""
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
@@ -11,6 +9,7 @@ from typing import Literal
 from qpass.analysis.result import AnalysisResult
 from qpass.analysis.statistics import TensorStatistics
 from qpass.errors import FormatError, UsageError
+from qpass.formats.atomic import write_together
 from qpass.report.boxes import box_pdf
 from qpass.report.histograms import histogram_pdf
 from qpass.report.ranking_chart import ranking_png
@@ -128,29 +127,15 @@ def write_text(path: str | Path, text: str) -> Path:
 
 
 def _write_all(save_dir: str | Path, files: Mapping[str, bytes]) -> list[Path]:
-    """Write the files into the folder, each first under another name in it, then renamed."""
     folder = Path(save_dir)
+    paths = {folder / name: [data] for name, data in files.items()}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        return [_write(folder / name, data) for name, data in files.items()]
+        write_together(paths)
     except OSError as e:
         raise FormatError(
             f"cannot write the results ({e.strerror})",
             where=str(folder),
             hint="give a folder on a disk with room that you may write to as save_dir",
         ) from e
-
-
-def _write(path: Path, data: bytes) -> Path:
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-    return path
+    return list(paths)

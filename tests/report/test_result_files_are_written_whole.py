@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import itertools
 import os
 import re
 import subprocess
@@ -116,17 +117,27 @@ def test_a_folder_that_cannot_be_made_is_one_clear_error(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("step", ["fsync", "replace"])
-def test_a_full_disk_leaves_the_old_file_and_nothing_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+@pytest.mark.parametrize("good_calls", [0, 1, 3])
+def test_a_full_disk_leaves_the_old_files_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, good_calls: int
 ) -> None:
-    path = write_text(tmp_path / "skip_tensor_list.txt", "old\n")
+    before = {path.name: path.read_bytes() for path in write_analysis(ranking([0.01]), tmp_path)}
+    calls = itertools.count()
+    original = getattr(os, step)
 
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    def full_once(*arguments: object) -> object:
+        if next(calls) == good_calls:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return original(*arguments)
 
-    monkeypatch.setattr(os, step, full)
+    monkeypatch.setattr(os, step, full_once)
     with pytest.raises(FormatError, match="No space left on device"):
-        write_text(path, "new\n")
-    monkeypatch.undo()
-    assert os.listdir(tmp_path) == ["skip_tensor_list.txt"]
-    assert path.read_text(encoding="utf-8") == "old\n"
+        write_analysis(ranking([0.02]), tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_text_is_written_and_replaced(tmp_path: Path) -> None:
+    path = write_text(tmp_path / "new" / "skip_tensor_list.txt", "conv2d_0.w_0\n")
+    assert write_text(path, "卷积\n") == path
+    assert path.read_bytes() == "卷积\n".encode()
+    assert os.listdir(path.parent) == ["skip_tensor_list.txt"]
