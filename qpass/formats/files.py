@@ -145,9 +145,9 @@ def save(
             where=str(path),
             hint="load it with its parameters, or write the program alone: to_bytes(model)[0]",
         )
-    target = _target(path, model, params_layout)
-    files = _contents(model, target)
     try:
+        target = _target(path, model, params_layout)
+        files = _contents(model, target)
         _refuse_existing(model, list(files), overwrite)
         for folder in dict.fromkeys(file.parent for file in files):
             folder.mkdir(parents=True, exist_ok=True)
@@ -155,7 +155,7 @@ def save(
     except OSError as e:
         raise FormatError(
             f"cannot be written ({e.strerror or e}); no file was changed",
-            where=str(target.program),
+            where=str(path),
             hint="free some space, or choose a folder that can be written",
         ) from e
     return target.program, target.params
