@@ -27,8 +27,8 @@ _TYPE = "qat_with_weight"  # what the framework's own passes write, static/quant
 class InsertQuant(Pass):
     """Quantize layers: a pair for each activation value, and one for each weight.
 
-    Only operands of these layers read quantized values; other consumers of an activation stay on the float value. What is
-    quantized already is left as it is.
+    Only operands of these layers read quantized values; other consumers of an activation stay on the float value.
+    Layers that are quantized already are left as they are.
 
     Parameters
     ----------

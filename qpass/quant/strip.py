@@ -22,7 +22,7 @@ from qpass.quant.fakequant import dequantize
 from qpass.quant.ops import DATA_SLOTS, OLD_DEQUANTIZE
 from qpass.quant.site import QuantSite, Role, Storage
 from qpass.rewrite.edit import Edit, edit
-from qpass.rewrite.uses import undeclare_unused, used_names
+from qpass.rewrite.uses import op_names, used_names
 
 _THRESHOLD = re.compile(r"(out|[A-Za-z]+\d+)_threshold$")
 _MARKS = ("quantization_type", "bit_length")
@@ -56,8 +56,9 @@ def strip_sites(model: Model, sites: Sequence[QuantSite], uses: Iterable[Use] | 
             if uid not in gone:
                 op = e.op(uid)
                 e.drop_attrs(op, [n for n in op.attrs if n in _MARKS or _THRESHOLD.search(n)])
-    names = {name for uid in gone for _, _, name in _operands(model.graph.by_uid[uid])}
-    return undeclare_unused(e.model, names) if names else e.model
+        for name in strip.orphans(e, gone):
+            e.undeclare(name)
+    return e.model
 
 
 class _Strip:
@@ -99,6 +100,16 @@ class _Strip:
         for site in weights:
             self._restore(e, site)
         return gone
+
+    def orphans(self, e: Edit, gone: frozenset[int]) -> list[str]:
+        """Names of removed ops that no op mentions any more, in file order."""
+        names = {name for uid in gone for name in op_names(self._graph.by_uid[uid])}
+        if names:
+            names -= used_names(self._model, without=self._graph)
+        for op in self._graph.ops:
+            if op.uid not in gone and names:
+                names -= op_names(e.op(op))
+        return [name for name in self._graph.decls if name in names]
 
     def _outlets(self, site: QuantSite) -> list[Op]:
         """The ops whose results the consumers of a site read."""
@@ -173,7 +184,3 @@ class _Strip:
 def _stands_after(graph: Graph, site: QuantSite) -> bool:
     """Whether the ops of `site` stand after its consumers: weights of encoding A."""
     return site.role is Role.WEIGHT and graph.by_uid[site.ops[0]].type in OLD_DEQUANTIZE
-
-
-def _operands(op: Op) -> Iterable[tuple[str, int, str]]:
-    return (*op.reads(), *op.writes())
