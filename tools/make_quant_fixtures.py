@@ -1,8 +1,8 @@
 """Write the quantized models of ``tests/data/quant``, with the quantization tools of Paddle itself.
 
 ``python tools/make_quant_fixtures.py a b t`` under Paddle 3.3.1, ``... c`` under Paddle 2.6.2: encoding A, encoding B,
-A with one scale a tensor (``t``), and C, whose models Paddle 3 does not export as programs any more. All are one residual
-net with a depthwise convolution and a product; ``float`` is its float original.
+A with one scale a tensor (``t``), and C, whose models Paddle 3 does not export as programs any more. All are one
+residual net with a depthwise convolution and a product; ``float`` is its float original.
 """
 
 from __future__ import annotations

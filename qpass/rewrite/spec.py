@@ -10,7 +10,7 @@
 
 ``fold-batch-norm,strip-quant{layers=conv2d_1.w_0,"odd name"; restore=float}``. The annotation of the dataclass field
 says what an item is: bool, int, float, str, an enumeration (by its name in lower case), a tuple of these, or any of
-them with None (``none``). A key may be written with ``-`` for ``_``. `to_spec` writes what `parse_passes` reads back.
+them with None (``none``) or with a type that has no form as text. A key may be written with ``-`` for ``_``. `to_spec` writes what `parse_passes` reads back.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from qpass.rewrite.passes import Pass, spec_name
 
 _WORD = re.compile(r'[^\s,;{}="]+')
 _STRING = json.JSONDecoder()
+_PLAIN = (bool, int, float, str)
 
 
 class _Item(NamedTuple):
@@ -198,6 +199,8 @@ def _read(items: list[_Item], hint: object) -> object:
         if len(items) == 1 and not items[0].quoted and items[0].text == "none":
             return None
         options = tuple(o for o in options if o is not type(None))
+    if len(options) > 1:
+        options = tuple(o for o in options if o in _PLAIN) or options
     if len(options) != 1:
         raise ValueError(f"a value of type {hint} has no form as text")
     kind = options[0]
