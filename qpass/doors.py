@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,10 +12,10 @@ from qpass.formats.files import load
 from qpass.job import Job, QuantOptions, ptq_job, qat_job
 
 if TYPE_CHECKING:
+    from qpass.analysis.evaluate import Evaluate
     from qpass.analysis.result import AnalysisResult
+    from qpass.ir.model import Model
     from qpass.runtime.data import Data
-
-Evaluation = Callable[..., float]
 
 PTQ_CONFIG = {
     "algo": "algo",
@@ -123,7 +123,7 @@ class AnalysisPTQ(_Analysis):
         model_dir: str | Path,
         model_filename: str | None = None,
         params_filename: str | None = None,
-        eval_function: Evaluation | None = None,
+        eval_function: Evaluate | None = None,
         data_loader: Data | None = None,
         save_dir: str | Path = "analysis_results",
         checkpoint_name: str = "analysis_checkpoint.jsonl",
@@ -195,7 +195,7 @@ class AnalysisQAT(_Analysis):
         params_filename: str | None = None,
         quantizable_op_type: Sequence[str] = ("conv2d", "depthwise_conv2d", "mul"),
         qat_metric: float | None = None,
-        eval_function: Evaluation | None = None,
+        eval_function: Evaluate | None = None,
         data_loader: Data | None = None,
         save_dir: str | Path = "analysis_results",
         resume: bool = False,
@@ -204,10 +204,12 @@ class AnalysisQAT(_Analysis):
         num_histogram_plots: int = 10,
         higher_is_better: bool = True,
     ) -> None:
-        names = {"model_filename": model_filename, "params_filename": params_filename}
+        def read(folder: str | Path) -> Model:
+            return load(folder, model_filename=model_filename, params_filename=params_filename)
+
         self._job = qat_job(
-            load(quant_model_dir, **names),
-            None if float_model_dir is None else load(float_model_dir, **names),
+            read(quant_model_dir),
+            None if float_model_dir is None else read(float_model_dir),
             data_loader,
             evaluate=eval_function,
             save_dir=Path(save_dir),

@@ -25,8 +25,10 @@ from qpass.quant.layers import DEFAULT_OP_TYPES
 from qpass.quant.scales import ScaleTable
 from qpass.report.write import write_analysis, write_histograms, write_statistics, write_text
 from qpass.runtime.calibrate import calibrate
+from qpass.runtime.data import Batches
 
 if TYPE_CHECKING:
+    from qpass.analysis.evaluate import Evaluate
     from qpass.analysis.progress import Progress
     from qpass.runtime.data import Data
 
@@ -155,7 +157,7 @@ def ptq_job(
     model: Model,
     data: Data,
     *,
-    evaluate: Callable[..., float] | None,
+    evaluate: Evaluate | None,
     save_dir: Path,
     options: QuantOptions,
     checkpoint_name: str = "analysis_checkpoint.jsonl",
@@ -165,6 +167,7 @@ def ptq_job(
 ) -> Job:
     """The job of a float model: calibrate once, quantize each layer alone."""
     _check_plots(num_histogram_plots)
+    source = Batches.of(model, data)
     table: list[ScaleTable] = []
 
     def scales() -> ScaleTable:
@@ -172,7 +175,7 @@ def ptq_job(
             table.append(
                 calibrate(
                     model,
-                    data,
+                    source,
                     algo=options.algo,
                     weight_algo=options.weight_algo,
                     engine=options.engine,
@@ -187,7 +190,7 @@ def ptq_job(
             model,
             scales(),
             evaluate=evaluate,
-            data=data,
+            data=source,
             engine=options.engine,
             op_types=options.op_types,
             weight_bits=options.weight_bits,
@@ -209,7 +212,7 @@ def ptq_job(
         )
 
     def statistics(names: Sequence[str]) -> Sequence[TensorStatistics]:
-        return collect_statistics(model, data, scales=scales(), layers=names, engine=options.engine)
+        return collect_statistics(model, source, scales=scales(), layers=names, engine=options.engine)
 
     return Job(model, compute, statistics, rewrite, save_dir, num_histogram_plots)
 
@@ -219,7 +222,7 @@ def qat_job(
     float_model: Model | None,
     data: Data | None,
     *,
-    evaluate: Callable[..., float] | None,
+    evaluate: Evaluate | None,
     save_dir: Path,
     options: QuantOptions,
     restore: str = "float",
@@ -235,12 +238,14 @@ def qat_job(
     if data is None and num_histogram_plots:
         raise UsageError("histograms need data", hint="give a data_loader, or ask for 0 histogram plots")
 
+    source = None if data is None else Batches.of(quantized, data)
+
     def compute() -> AnalysisResult:
         return analyze_qat(
             quantized,
             float_model,
             evaluate=evaluate,
-            data=data,
+            data=source,
             engine=options.engine,
             op_types=options.op_types,
             restore=restore,
@@ -259,9 +264,9 @@ def qat_job(
         return restore_weights(stripped, names, float_model, restore=restore, mapping=mapping, quantized=quantized)
 
     def statistics(names: Sequence[str]) -> Sequence[TensorStatistics]:
-        if data is None:
+        if source is None:
             raise UsageError("statistics need data", hint="give a data_loader")
-        return collect_statistics(quantized, data, layers=names, engine=options.engine)
+        return collect_statistics(quantized, source, layers=names, engine=options.engine)
 
     return Job(quantized, compute, statistics, rewrite, save_dir, num_histogram_plots)
 

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 def configure(parser: argparse.ArgumentParser) -> None:
     """Arguments of `qpass analyze`."""
     parser.description = (
-        "Rank the layers by what int8 costs them. A float model: each layer alone is quantized. A quantized model: each "
-        "layer alone is un-quantized. Writes the ranking (analysis.txt, .json, .csv, sensitivity.png), histograms, "
+        "Rank the layers by what int8 costs them. A float model: each layer alone is quantized. A quantized model: "
+        "each layer alone is un-quantized. Writes the ranking (analysis.txt, .json, .csv, sensitivity.png), histograms, "
         "skip_tensor_list.txt and the rewritten model (model/inference)."
     )
     parser.epilog = (
@@ -67,7 +67,7 @@ def execute(args: argparse.Namespace) -> int:
         try:
             result = job.analyse()
         except KeyboardInterrupt:
-            raise Interrupted(args.output) from None
+            raise SweepInterruptedError(args.output) from None
     files = [*job.write_ranking(), *job.write_histograms()]
     if args.statistics:
         files += job.write_statistics()
@@ -81,7 +81,7 @@ def execute(args: argparse.Namespace) -> int:
     return 0
 
 
-class Interrupted(QPassError):
+class SweepInterruptedError(QPassError):
     """Ctrl-C during a sweep."""
 
     def __init__(self, folder: str) -> None:
@@ -187,7 +187,9 @@ def print_result(result: AnalysisResult, skip: list[str], files: list[Path]) -> 
     console.print(table)
     if len(result.rows) > 20:
         console.print(f"... and {len(result.rows) - 20} more in analysis.txt")
-    console.print(f"baseline {result.baseline:.6g}" + ("" if result.reference is None else f", reference {result.reference:.6g}"))
+    console.print(
+        f"baseline {result.baseline:.6g}" + ("" if result.reference is None else f", reference {result.reference:.6g}")
+    )
     console.print(f"skip_tensor_list: {', '.join(skip) or 'nothing'}", soft_wrap=True)
     for file in files:
         console.print(f"wrote {file}", soft_wrap=True)

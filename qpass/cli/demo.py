@@ -9,6 +9,11 @@ from typing import TYPE_CHECKING
 from qpass.cli.common import size
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy as np
+
+    from qpass.ir.model import Model
     from qpass.job import Job
 
 
@@ -73,7 +78,6 @@ def _finish(job: Job) -> None:
 def _print_accuracies(folder: Path, ptq: Job, qat: Job) -> None:
     from qpass import demo
     from qpass.formats.files import load, save
-    from qpass.runtime.engines import get_engine
 
     everything, _ = save(ptq.rewrite(()), folder / "int8" / "inference", overwrite=True)
     rows = {
@@ -85,6 +89,12 @@ def _print_accuracies(folder: Path, ptq: Job, qat: Job) -> None:
     }
     for name, path in rows.items():
         model = load(path)
-        session = get_engine("inference").session(model)
-        accuracy = demo.accuracy(lambda x, session=session, model=model: session.run({model.feeds[0].name: x}))
+        accuracy = demo.accuracy(_predictor(model))
         print(f"  {name:31} {accuracy:6.1%}   parameters {size(model.params.nbytes)}")
+
+
+def _predictor(model: Model) -> Callable[[np.ndarray], list[np.ndarray]]:
+    from qpass.runtime.engines import get_engine
+
+    session = get_engine("inference").session(model)
+    return lambda images: session.run({model.feeds[0].name: images})

@@ -9,7 +9,9 @@ from qpass.cli.common import MODEL_HELP, add_json, print_json
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Arguments of `qpass diff`."""
-    parser.epilog = "example:\n  qpass diff before/inference after/inference\n  qpass diff --exit-code a.pdmodel b.pdmodel"
+    parser.epilog = (
+        "example:\n  qpass diff before/inference after/inference\n  qpass diff --exit-code a.pdmodel b.pdmodel"
+    )
     parser.add_argument("a", metavar="A", help=MODEL_HELP)
     parser.add_argument("b", metavar="B", help="the other model")
     parser.add_argument("--exit-code", action="store_true", help="exit with 1 when the models differ")

@@ -9,9 +9,13 @@ from qpass.cli.common import add_model, load_model
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Arguments of `qpass dump`."""
-    parser.epilog = "example:\n  qpass dump inference.pdmodel | less\n  qpass dump --full inference.pdmodel > before.txt"
+    parser.epilog = (
+        "example:\n  qpass dump inference.pdmodel | less\n  qpass dump --full inference.pdmodel > before.txt"
+    )
     add_model(parser)
-    parser.add_argument("--full", action="store_true", help="show every attribute, so that the text holds all structure")
+    parser.add_argument(
+        "--full", action="store_true", help="show every attribute, so that the text holds all structure"
+    )
     parser.set_defaults(execute=execute)
 
 

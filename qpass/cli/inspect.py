@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from qpass.cli.common import add_json, add_model, load_model, print_json, size
+from qpass.ir.graph import Use
 from qpass.ir.model import Model
 from qpass.quant.encodings import find_sites
 from qpass.quant.layers import Layer, find_layers
@@ -94,7 +96,7 @@ def describe(model: Model) -> Facts:
     )
 
 
-def _layer_facts(model: Model, layer: Layer, by_use: dict[object, QuantSite]) -> LayerFacts:
+def _layer_facts(model: Model, layer: Layer, by_use: Mapping[Use, QuantSite]) -> LayerFacts:
     weight = next((by_use[op.weight] for op in layer.ops if op.weight in by_use), None)
     activation = next((by_use[op.activation] for op in layer.ops if op.activation in by_use), None)
     decl = model.graph.decls.get(layer.name)

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import argparse
 
-from qpass.cli.common import add_data, add_json, add_model, add_output, load_model, positive, print_json, size, split_names
+from qpass.cli.common import (
+    add_data,
+    add_json,
+    add_model,
+    add_output,
+    load_model,
+    positive,
+    print_json,
+    size,
+    split_names,
+)
 from qpass.errors import UsageError
 
 
@@ -22,7 +32,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--algo", default="avg", help="observer of activations: abs_max, avg, min_max")
     parser.add_argument("--weight-algo", default="channel_wise_abs_max", help="or abs_max (per tensor)")
     parser.add_argument("--op-types", action="append", metavar="TYPES", help="op types, by commas")
-    parser.add_argument("--skip", action="append", metavar="NAMES", help="layers to leave in float, by commas, or @FILE")
+    parser.add_argument(
+        "--skip", action="append", metavar="NAMES", help="layers to leave in float, by commas, or @FILE"
+    )
     parser.add_argument("--batches", type=positive, metavar="N", help="calibrate on the first N batches only")
     parser.add_argument("--engine", default="inference", help="inference (default), executor or gpu")
     add_output(parser, "prefix of the files to write")
@@ -66,7 +78,9 @@ def execute(args: argparse.Namespace) -> int:
             {"program": str(program), "params": str(params), "quantized": layers - len(skip), "skipped": list(skip)}
         )
         return 0
-    print(f"quantized {layers - len(skip)} of {layers} layers; parameters {size(model.params.nbytes)} -> "
-          f"{size(made.params.nbytes)}")
+    print(
+        f"quantized {layers - len(skip)} of {layers} layers; parameters {size(model.params.nbytes)} -> "
+        f"{size(made.params.nbytes)}"
+    )
     print(f"wrote {program} and {params}")
     return 0

@@ -10,7 +10,8 @@ from qpass.cli.common import add_json, add_model, add_output, load_model, print_
 def configure(parser: argparse.ArgumentParser) -> None:
     """Arguments of `qpass run`."""
     parser.epilog = (
-        "example:\n  qpass run inference.pdmodel -p 'fold-batch-norm,strip-quant{layers=conv2d_1.w_0}' -o out/inference\n"
+        "example:\n"
+        "  qpass run inference.pdmodel -p 'fold-batch-norm,strip-quant{layers=conv2d_1.w_0}' -o out/inference\n"
         "  qpass run --list"
     )
     parser.add_argument("--list", action=_ListPasses, help="list the passes with their options, and exit")
