@@ -89,12 +89,21 @@ class Comparison:
                 "there are no outputs to compare", hint="the data yielded no batch, or every output is empty"
             )
         counted = [sums for sums in self._sums if sums.count]
-        noise = float(np.mean([sums.noise_to_signal() for sums in counted]))
-        limit = 10.0 ** (SQNR_LIMIT / 10)
         return Similarity(
             cosine=float(np.mean([sums.cosine() for sums in counted])),
-            sqnr_db=float(-10 * np.log10(np.clip(noise, 1 / limit, limit))),
+            sqnr_db=sqnr_db(float(np.mean([sums.noise_to_signal() for sums in counted]))),
         )
+
+
+def sqnr_db(noise_to_signal: float) -> float:
+    """``-10 log10`` of a noise-to-signal power ratio, in dB, limited to ±`SQNR_LIMIT`."""
+    limit = 10.0 ** (SQNR_LIMIT / 10)
+    return float(-10 * np.log10(np.clip(noise_to_signal, 1 / limit, limit)))
+
+
+def noise_to_signal(noise: float, signal: float) -> float:
+    """The ratio of two sums of squares; no noise is ratio 0 even without a signal."""
+    return noise / signal if signal > 0 else (0.0 if noise == 0 else float("inf"))
 
 
 class _Sums:
@@ -139,6 +148,4 @@ class _Sums:
     def noise_to_signal(self) -> float:
         if self._discrete:
             return 1 - self._equal / self.count
-        if self._rr == 0:
-            return 0.0 if self._noise == 0 else float("inf")
-        return self._noise / self._rr
+        return noise_to_signal(self._noise, self._rr)
