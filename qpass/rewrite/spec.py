@@ -10,7 +10,8 @@
 
 ``fold-batch-norm,strip-quant{layers=conv2d_1.w_0,"odd name"; restore=float}``. The annotation of the dataclass field
 says what an item is: bool, int, float, str, an enumeration (by its name in lower case), a tuple of these, or any of
-them with None (``none``) or with a type that has no form as text. A key may be written with ``-`` for ``_``. `to_spec` writes what `parse_passes` reads back.
+them with None (``none``) or with a type that has no form as text. A key may be written with ``-`` for ``_``. `to_spec`
+writes what `parse_passes` reads back.
 """
 
 from __future__ import annotations
