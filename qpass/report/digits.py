@@ -38,6 +38,13 @@ class Digits:
                 return cls(decimals, floor)
         return cls(_MOST, floor)
 
+    def coarse(self, largest: float) -> Digits:
+        """Fewer decimals for a picture: three digits of its largest number, at least four decimals, no exponents."""
+        decimals = _FEWEST
+        while decimals < self.decimals and abs(largest) < 10.0 ** (2 - decimals):
+            decimals += 1
+        return Digits(decimals, max(self.floor, 0.5 * 10.0**-decimals))
+
     def text(self, value: float) -> str:
         """`value` in this format; in ``%.4g`` where its decimals would all be zeros."""
         if abs(value) <= self.floor:

@@ -34,6 +34,7 @@ from qpass.report.wording import (
     direction,
     ends_of_the_scale,
     formula,
+    metric_word,
     reference_sensitivity,
 )
 
@@ -47,9 +48,10 @@ class _LineStyle(TypedDict):
 MOST_BARS = 40
 _WIDTH, _BAR, _HEADER, _AXIS, _NOTE_LINE = 9.0, 0.23, 1.0, 0.62, 0.2
 _NAME_SIZE, _VALUE_SIZE, _NAME_CHARACTERS = 8.0, 7.5, 48
-_LEFT, _RIGHT, _GAP = 0.3, 0.35, 0.09
+_LEFT, _RIGHT, _GAP = 0.3, 0.35, 0.14
 _VALUE_OFFSET = 4  # points
 _REFERENCE_LINE: _LineStyle = {"color": THRESHOLD_COLOUR, "linewidth": 1.1, "linestyle": (0, (4, 3))}
+_MARGIN = 0.01  # share of the axis beyond the line of the reference
 _DPI = 150
 
 
@@ -65,7 +67,7 @@ def ranking_png(result: AnalysisResult) -> bytes:
 
 def _figure(result: AnalysisResult) -> Figure:
     shown = result.rows[:MOST_BARS]
-    digits = digits_of(result)
+    digits = digits_of(result).coarse(max((abs(row.sensitivity) for row in shown), default=0.0))
     names = [plain(row.layer, _NAME_CHARACTERS) for row in shown]
     values = [_signed(digits, row.sensitivity) for row in shown]
     left = _LEFT + _mono_width(names, _NAME_SIZE)
@@ -73,13 +75,13 @@ def _figure(result: AnalysisResult) -> Figure:
     sizes, cost = [row.sensitivity for row in shown], reference_sensitivity(result)
     limits = _limits(sizes, cost, _mono_width(values, _VALUE_SIZE) / width)
     line = cost if cost is not None and any(sizes) and limits[0] <= cost <= limits[1] else None
-    notes = _notes(result, shown, line)
+    notes = _notes(result, shown, line, digits)
 
     bars, foot = max(len(shown), 1) * _BAR, _AXIS + _NOTE_LINE * len(notes)
     height = _HEADER + bars + foot
     figure = Figure(figsize=(_WIDTH, height))
     axes = figure.add_axes((left / _WIDTH, foot / height, width / _WIDTH, bars / height))
-    _header(figure, result, shown, height, line)
+    _header(figure, result, shown, height, line, digits)
     if not shown:
         axes.set_axis_off()
         axes.text(0, 0.5, "no layers", color=GREY)
@@ -98,11 +100,16 @@ def _figure(result: AnalysisResult) -> Figure:
 
 
 def _header(
-    figure: Figure, result: AnalysisResult, shown: tuple[LayerResult, ...], height: float, line: float | None
+    figure: Figure,
+    result: AnalysisResult,
+    shown: tuple[LayerResult, ...],
+    height: float,
+    line: float | None,
+    digits: Digits,
 ) -> None:
     x = _LEFT / _WIDTH
     figure.text(x, 1 - 0.16 / height, "Sensitivity to quantization", fontsize=14, fontweight="bold", va="top")
-    measured = f"{plain(result.metric_name, 40)} ({direction(result)}): {ends_of_the_scale(result)}"
+    measured = f"{plain(metric_word(result), 40)} ({direction(result)}): {ends_of_the_scale(result, digits)}"
     figure.text(x, 1 - 0.47 / height, f"{WHAT_WAS_DONE[result.mode]} · {measured}", fontsize=8.5, color=GREY, va="top")
     present = {row.family for row in shown}
     handles: list[Artist] = [
@@ -112,7 +119,7 @@ def _header(
     if others:
         handles.append(Patch(color=OTHER_FAMILY, label=plain(", ".join(others), 40)))
     if line is not None:
-        label = f"{REFERENCE[result.mode]} ({_signed(digits_of(result), line)})"
+        label = f"{REFERENCE[result.mode]} ({_signed(digits, line)})"
         handles.append(Line2D([], [], label=label, **_REFERENCE_LINE))
     figure.legend(
         handles=handles,
@@ -167,19 +174,21 @@ def _limits(sizes: list[float], cost: float | None, label: float) -> tuple[float
     if low == high:
         return -0.01, 1.0
     left, right = (label if low < 0 else 0.0), label
-    scale = (high - low) / (1 - left - right)
-    low, high = low - left * scale, high + right * scale
-    if cost is None or not low - scale <= cost <= high + scale:
-        return low, high
-    return min(low, cost - 0.01 * scale), max(high, cost + 0.01 * scale)
+    span = (high - low) / (1 - left - right)
+    if cost is None:
+        return low - left * span, high + right * span
+    wide = max((cost - low) / (1 - left - _MARGIN), (high - cost) / (1 - right - _MARGIN))
+    if not span < wide <= 2 * span:
+        return low - left * span, high + right * span
+    return min(low - left * wide, cost - _MARGIN * wide), max(high + right * wide, cost + _MARGIN * wide)
 
 
-def _notes(result: AnalysisResult, shown: tuple[LayerResult, ...], line: float | None) -> list[str]:
+def _notes(result: AnalysisResult, shown: tuple[LayerResult, ...], line: float | None, digits: Digits) -> list[str]:
     """Lines below the chart about what it does not show."""
-    digits, notes = digits_of(result), []
+    notes = []
     cost = reference_sensitivity(result)
     if cost is not None and line is None and shown:
-        notes.append(f"The same for {REFERENCE[result.mode]} lies beyond the axis: {_signed(digits, cost)}.")
+        notes.append(f"Beyond the axis: {REFERENCE[result.mode]}, at {_signed(digits, cost)}.")
     rest = [row.sensitivity for row in result.rows[len(shown) :]]
     if len(rest) == 1:
         notes.append(f"1 more layer is not shown: its sensitivity is {_signed(digits, rest[0])}.")

@@ -8,7 +8,7 @@ from qpass.report.wording import digits_of, one_line
 
 def ranking_header(result: AnalysisResult) -> tuple[str, ...]:
     """Headings of the columns of `ranking_rows`."""
-    return ("#", "layer", "family", one_line(result.metric_name), "sensitivity")
+    return ("#", "layer", "family", "eval metric", "sensitivity")
 
 
 def ranking_rows(result: AnalysisResult, limit: int | None = None) -> list[tuple[str, ...]]:

@@ -28,9 +28,14 @@ def direction(result: AnalysisResult) -> str:
     return "higher is better" if result.higher_is_better else "lower is better"
 
 
-def ends_of_the_scale(result: AnalysisResult) -> str:
+def metric_word(result: AnalysisResult) -> str:
+    """The metric in a word: a function goes without the modules it comes from."""
+    parts = result.metric_name.replace(":", ".").split(".")
+    return parts[-1] if all(part.isidentifier() for part in parts) else result.metric_name
+
+
+def ends_of_the_scale(result: AnalysisResult, digits: Digits) -> str:
     """The baseline and, where it was measured, the reference: ``float model 0.9780, all layers quantized 0.9740``."""
-    digits = digits_of(result)
     text = f"{BASELINE[result.mode]} {digits.text(result.baseline)}"
     if result.reference is not None:
         text += f", {REFERENCE[result.mode]} {digits.text(result.reference)}"

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import math
 import re
@@ -15,6 +16,7 @@ from qpass.analysis.result import AnalysisResult, LayerResult, Mode
 from qpass.report.digits import Digits
 from qpass.report.table import ranking_header, ranking_rows
 from qpass.report.text import analysis_csv, analysis_txt, statistic_csv
+from qpass.report.wording import metric_word
 
 LINE = re.compile(r"(quant|without) layer name: (.*), eval metric: (\S+), sensitivity: (\S+)")
 
@@ -61,6 +63,24 @@ def test_close_layers_stay_apart_and_nothing_becomes_zero() -> None:
 )
 def test_no_more_digits_than_needed(values: list[float], decimals: int) -> None:
     assert Digits.of(values).decimals == decimals
+
+
+@pytest.mark.parametrize(
+    ("largest", "decimals", "texts"),
+    [(0.5, 4, ["0.5000", "0.0000"]), (0.0123456, 4, ["0.0123", "0.0000"]), (0.00123456, 5, ["0.00123", "0.00000"])],
+)
+def test_pictures_round_to_three_digits_of_the_largest(largest: float, decimals: int, texts: list[str]) -> None:
+    coarse = Digits.of([largest, 0.0000012, 0.0000013]).coarse(largest)
+    assert coarse.decimals == decimals
+    assert [coarse.text(v) for v in (largest, 0.0000012)] == texts
+
+
+@pytest.mark.parametrize(
+    ("name", "word"),
+    [("qpass.demo.accuracy", "accuracy"), ("my.module:f", "f"), ("cosine", "cosine"), ("mAP@0.5", "mAP@0.5"), ("", "")],
+)
+def test_a_metric_goes_without_its_modules(name: str, word: str) -> None:
+    assert metric_word(dataclasses.replace(ranking([0.1]), metric_name=name)) == word
 
 
 def test_a_name_never_breaks_a_line() -> None:
@@ -133,7 +153,7 @@ def test_statistic_csv_gives_every_figure_back_exactly() -> None:
 def test_table_rows_agree_with_the_text() -> None:
     result = ranking([0.001, 0.03, -0.002, 0.0000123])
     rows = ranking_rows(result)
-    assert ranking_header(result) == ("#", "layer", "family", "accuracy", "sensitivity")
+    assert ranking_header(result) == ("#", "layer", "family", "eval metric", "sensitivity")
     assert [(r[1], float(r[3]), float(r[4])) for r in rows] == [line[1:] for line in parsed(analysis_txt(result))]
     assert [r[0] for r in rows] == ["1", "2", "3", "4"]
     assert ranking_rows(result, 2) == rows[:2]
