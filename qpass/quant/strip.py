@@ -149,7 +149,8 @@ class _Strip:
             out = data_out(self._graph, op)
             if out is None:
                 continue
-            readers = [use for use in self._graph.uses(out) if use not in self._taken and use.op not in gone]
+            settled = gone | kept.keys()
+            readers = [use for use in self._graph.uses(out) if use not in self._taken and use.op not in settled]
             if out in self._bypassed and (readers or out.name in elsewhere):
                 kept[uid] = self._bypassed[out]
             elif not readers and out.name not in elsewhere:
