@@ -21,8 +21,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Arguments of `qpass analyze`."""
     parser.description = (
         "Rank the layers by what int8 costs them. A float model: each layer alone is quantized. A quantized model: "
-        "each layer alone is un-quantized. Writes the ranking (analysis.txt, .json, .csv, sensitivity.png), histograms, "
-        "skip_tensor_list.txt and the rewritten model (model/inference)."
+        "each layer alone is un-quantized. Writes the ranking (analysis.txt, .json, .csv, sensitivity.png), "
+        "histograms, skip_tensor_list.txt and the rewritten model (model/inference)."
     )
     parser.epilog = (
         "example:\n"

@@ -10,7 +10,9 @@ import importlib
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
+from typing import TextIO
 
 from qpass._version import __version__
 from qpass.errors import QPassError, UsageError
@@ -55,6 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     named = next((a for a in arguments if a in COMMANDS), None)
     args = build_parser((named,) if named else ()).parse_args(arguments)
+    warnings.showwarning = _show_warning
     try:
         code: int = args.execute(args)
         sys.stdout.flush()
@@ -72,3 +75,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"qpass {args.command}: interrupted", file=sys.stderr)
         return 1
     return code
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    print(f"qpass: warning: {message}", file=file or sys.stderr)
