@@ -15,6 +15,7 @@ from qpass.ir.model import Model
 from qpass.ir.verify import persistable_tensors
 from qpass.runtime.feed import checked_feed
 from qpass.runtime.paddle_env import PADDLE_ERRORS, compiled_with_cuda, default_threads, engine_error, import_paddle
+from qpass.runtime.paddle_passes import unfit_passes
 from qpass.runtime.targets import Targets, targets
 
 _GPU_MEMORY_MB = 256  # first allocation; the pool grows as needed
@@ -93,7 +94,7 @@ class PaddleInferenceEngine:
         elif hasattr(config, "disable_mkldnn"):  # off by default where this is absent (2.6)
             config.disable_mkldnn()
         config.switch_ir_optim(self._passes)
-        for name in _unfit_passes(model):
+        for name in unfit_passes(model):
             config.delete_pass(name)
         config.enable_memory_optim()
         return inference.create_predictor(config)
@@ -207,24 +208,6 @@ class PredictorSession:
         name = self._targets.model.fetches[column].name
         copied: np.ndarray = self._predictor.get_output_handle(name).copy_to_cpu()
         return copied
-
-
-def _unfit_passes(model: Model) -> list[str]:
-    """Framework passes that fail on some of the fetched values (seen with 2.6.2 and 3.3.1).
-
-    `batch_norm_act_fuse_pass` drops the value between batch norm and activation though it is fetched;
-    `constant_folding_pass` folds the fetch of a value that depends on no input.
-    """
-    graph = model.graph
-    values = [graph.last(port.name) for port in model.fetches]
-    feeds = {op.uid for op in graph.ops if op.type == "feed"}
-    fed = {op.uid for op in graph.downstream(feeds)} | feeds
-    unfit = []
-    if any(len(graph.readers(value)) > 1 for value in values):
-        unfit.append("batch_norm_act_fuse_pass")
-    if any(op is not None and op.uid not in fed for op in map(graph.writer, values)):
-        unfit.append("constant_folding_pass")
-    return unfit
 
 
 def check_params(model: Model) -> None:

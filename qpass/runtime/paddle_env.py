@@ -20,7 +20,9 @@ INSTALL = "install paddlepaddle >= 2.6 (pip install paddlepaddle)"
 # The exceptions into which Paddle turns its C++ errors: paddle/fluid/pybind/exception.cc (ThrowExceptionToPython)
 PADDLE_ERRORS = (RuntimeError, ValueError, TypeError, IndexError, OSError, MemoryError, SystemError)
 
-_OPERATOR = re.compile(r"\[operator < (\S+) > error\]|[Oo]perator `?(\S+?)`? (?:is not|does not|has not)")
+_OPERATOR = re.compile(
+    r"\[operator < (\S+) > error\]|Operator [(`]?(\w+)(?:[)`]? (?:is|does|has) not|'s)", re.IGNORECASE
+)
 _SUMMARY = "Error Message Summary:"
 
 
