@@ -27,7 +27,8 @@ BINS = 128
 """About how many bins a histogram has."""
 
 _FINE = 8192
-"""Bins from which the quantiles of activations are read: off by at most the range over this number."""
+"""Bins from which the quantiles of activations are read: within the range over this number of the two values between
+which a quantile lies."""
 
 QUANTILES = (0.0, 0.01, 0.25, 0.5, 0.75, 0.99, 1.0)
 """The quantiles of `TensorStatistics.quantiles`."""

@@ -13,6 +13,7 @@ from qpass.analysis.spool import Spool
 from qpass.errors import DataError, EvalError, UsageError
 from qpass.formats.files import load
 from qpass.ir.model import Model
+from qpass.rewrite.edit import edit
 from qpass.runtime.data import Batches
 from qpass.runtime.engines import get_engine
 
@@ -167,6 +168,14 @@ def test_without_a_function_outputs_are_compared_even_where_the_loader_shuffles(
         assert found.metric == 1.0
         assert found.details == {"cosine": 1.0, "sqnr_db": SQNR_LIMIT}
     assert Shuffled.passes == 1
+
+
+def test_outputs_that_are_not_finite_are_refused_naming_the_model(model: Model) -> None:
+    with edit(model) as e:
+        e.set_param("linear_1.b_0", np.full_like(model.params["linear_1.b_0"], np.inf))
+    made = evaluation(None, reference=model, data=Batches.of(model, [IMAGES]), engine=get_engine("executor"))
+    with pytest.raises(EvalError, match=r"^layer 'a' alone, output '.*': the variant has values that are NaN"):
+        made.measure(e.model, "layer 'a' alone")
 
 
 def test_without_a_function_there_must_be_data(model: Model) -> None:
