@@ -120,7 +120,7 @@ class InsertQuant(Pass):
             threshold = _threshold(table.weights, layer.name, "weight")
             axis = table.weight_axes[layer.name]
             shape = model.graph.decls[layer.name].shape
-            if threshold.size != (1 if axis is None else shape[axis]):
+            if threshold.size != (1 if axis is None else shape[axis] if 0 <= axis < len(shape) else 0):
                 raise QuantError(
                     f"{threshold.size} thresholds on axis {axis}, but the weight has shape {list(shape)}",
                     where=f"weight {layer.name!r}",

@@ -42,7 +42,7 @@ class Layer:
     weight : ValueRef
         The parameter.
     axis : int or None
-        Output-channel axis of the weight; None where it has none (a weight of a matmul that is not 2-D).
+        Output-channel axis of the weight; None where it has none (a matmul weight that is not 2-D).
     """
 
     name: str
@@ -157,12 +157,13 @@ def _layer_op(op: Op) -> LayerOp:
 
 def _axis(graph: Graph, weight: ValueRef, op: Op) -> int | None:
     # Paddle, static/quantization/utils.py: conv2d_transpose, mul, matmul and matmul_v2 have axis 1, all others 0.
-    family = FAMILIES[op.type]
-    if family == "matmul":
-        if len(graph.decls[weight.name].shape) != 2:
+    rank = len(graph.decls[weight.name].shape)
+    if FAMILIES[op.type] == "matmul":
+        if rank != 2:
             return None
         return 0 if op.attr("trans_y") or op.attr("transpose_Y") else 1
-    return 1 if op.type == "conv2d_transpose" else 0
+    axis = 1 if op.type == "conv2d_transpose" else 0
+    return axis if axis < rank else None
 
 
 def _near(name: str, known: Iterable[str]) -> str | None:
