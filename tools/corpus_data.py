@@ -29,10 +29,11 @@ def model_prefix(name: str) -> Path:
     return ROOT / "models" / name / "inference"
 
 
-def text_lines(count: int) -> tuple[np.ndarray, np.ndarray]:
+def text_lines(count: int, first: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Text-line images for the direction classifier, each upright and turned.
 
-    Every k-th of the 2,076 lines in the order of the archive's ``lines_labels.txt``, k = 2,076 // `count`.
+    Every k-th of the 2,076 lines in the order of the archive's ``lines_labels.txt``, k = 2,076 // `count`, from line
+    number `first` on.
 
     Returns
     -------
@@ -46,7 +47,7 @@ def text_lines(count: int) -> tuple[np.ndarray, np.ndarray]:
     with zipfile.ZipFile(ROOT / "data" / "sroie.zip") as archive:
         labelled = archive.read("lines_labels.txt").decode("utf-8").splitlines()
         names = [line.split("\t")[0] for line in labelled]
-        pictures = [_bgr(archive.read(name)) for name in names[:: len(names) // count][:count]]
+        pictures = [_bgr(archive.read(name)) for name in names[first :: len(names) // count][:count]]
     images = [_line(turned) for picture in pictures for turned in (picture, picture[::-1, ::-1])]
     return np.stack(images), np.tile(np.array([0, 1], np.int64), len(pictures))
 
