@@ -42,12 +42,13 @@ class QuantSite:
         The operands of real ops (not of quantize or dequantize ops) that receive the quantized value.
     threshold : np.ndarray
         float32, shape () or (C,): the absolute value that maps to the highest level, in the tensor's own units
-        (absmax, not absmax/127).
+        (absmax, not absmax/127). NaN where it is found when the model runs, or the model has no parameters.
     spec : QuantSpec
     encoding : str
         Name of the spelling: ``A``, ``B``, ``C`` or ``D``.
     ops : tuple of int
-        uids of the ops that spell it, in program order.
+        uids of the ops that spell it, in program order: between `value` and `uses`, or (weights of encoding A) after
+        the ops of `uses`.
     storage : Storage
         FLOAT for activations.
     observer_only : bool
