@@ -212,7 +212,16 @@ def ptq_job(
         )
 
     def statistics(names: Sequence[str]) -> Sequence[TensorStatistics]:
-        return collect_statistics(model, source, scales=scales(), layers=names, engine=options.engine)
+        return collect_statistics(
+            model,
+            source,
+            scales=scales(),
+            layers=names,
+            engine=options.engine,
+            op_types=options.op_types,
+            weight_bits=options.weight_bits,
+            activation_bits=options.activation_bits,
+        )
 
     return Job(model, compute, statistics, rewrite, save_dir, num_histogram_plots)
 
@@ -266,7 +275,7 @@ def qat_job(
     def statistics(names: Sequence[str]) -> Sequence[TensorStatistics]:
         if source is None:
             raise UsageError("statistics need data", hint="give a data_loader")
-        return collect_statistics(quantized, source, layers=names, engine=options.engine)
+        return collect_statistics(quantized, source, layers=names, engine=options.engine, op_types=options.op_types)
 
     return Job(quantized, compute, statistics, rewrite, save_dir, num_histogram_plots)
 
