@@ -27,7 +27,7 @@ def execute(args: argparse.Namespace) -> int:
     from qpass.runtime.paddle_env import describe
 
     facts = {"qpass": __version__, "python": platform.python_version()}
-    for package in ("numpy", "networkx", "matplotlib", "protobuf", "scipy", "rich"):
+    for package in ("numpy", "networkx", "matplotlib", "protobuf", "rich"):
         facts[package] = importlib.metadata.version(package)
     facts.update(describe())
     failed = False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,9 +10,8 @@ import numpy as np
 from qpass.formats import pdmodel
 from qpass.ir.graph import ValueRef
 from qpass.ir.model import Model
-from qpass.runtime.feed import checked_feed
-from qpass.runtime.inference import check_params
 from qpass.runtime.paddle_env import PADDLE_ERRORS, engine_error, import_paddle, legacy_static
+from qpass.runtime.session import TargetSession
 from qpass.runtime.targets import Targets, targets
 
 
@@ -49,15 +48,14 @@ class ExecutorEngine:
         EngineError
             If a value to fetch does not exist, parameters are missing, or Paddle refuses the program.
         """
-        check_params(model)
         return ExecutorSession(targets(model, fetch))
 
 
-class ExecutorSession:
+class ExecutorSession(TargetSession):
     """A `Session` over one executor, one program and one scope."""
 
     def __init__(self, wanted: Targets) -> None:
-        self._targets = wanted
+        super().__init__(wanted)
         model = wanted.model
         self._fetch = [port.name for port in model.fetches]
         try:
@@ -72,39 +70,7 @@ class ExecutorSession:
         except PADDLE_ERRORS as e:
             raise engine_error("Paddle refuses the program", e) from e
 
-    @property
-    def feed_names(self) -> tuple[str, ...]:
-        """Names of the inputs, in feed order."""
-        return tuple(port.name for port in self._targets.model.feeds)
-
-    @property
-    def fetch_names(self) -> tuple[str, ...]:
-        """Names of the outputs, in the order `run` returns them."""
-        return self._targets.names
-
-    def run(self, feed: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-        """Run one batch; the outputs in fetch order, as arrays that the caller owns.
-
-        Raises
-        ------
-        DataError
-            If the batch does not fit the model's inputs.
-        EngineError
-            If the engine fails.
-        """
-        return list(self.stream(feed))
-
-    def stream(self, feed: Mapping[str, np.ndarray]) -> Iterator[np.ndarray]:
-        """Run one batch; the outputs in fetch order, each copied when it is asked for.
-
-        Raises
-        ------
-        DataError
-            If the batch does not fit the model's inputs.
-        EngineError
-            If the engine fails.
-        """
-        batch = checked_feed(self._targets.model.feeds, feed)
+    def _compute(self, batch: Mapping[str, np.ndarray]) -> Callable[[int], np.ndarray]:
         tensors: list[Any] = []
         try:
             if self._fetch:
@@ -112,6 +78,6 @@ class ExecutorSession:
                     tensors = self._executor.run(
                         self._program, feed=batch, fetch_list=self._fetch, scope=self._scope, return_numpy=False
                     )
-            yield from self._targets.stream(lambda column: np.array(tensors[column]), batch)
         except PADDLE_ERRORS as e:
             raise engine_error("the executor failed while it ran the model", e) from e
+        return lambda column: np.array(tensors[column])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,10 +12,9 @@ from qpass.errors import EngineError
 from qpass.formats import pdiparams, pdmodel
 from qpass.ir.graph import ValueRef
 from qpass.ir.model import Model
-from qpass.ir.verify import persistable_tensors
-from qpass.runtime.feed import checked_feed
 from qpass.runtime.paddle_env import PADDLE_ERRORS, compiled_with_cuda, default_threads, engine_error, import_paddle
 from qpass.runtime.paddle_passes import unfit_passes
+from qpass.runtime.session import TargetSession
 from qpass.runtime.targets import Targets, targets
 
 _GPU_MEMORY_MB = 256  # first allocation; the pool grows as needed
@@ -74,9 +73,7 @@ class PaddleInferenceEngine:
         EngineError
             If a value to fetch does not exist, parameters are missing, or Paddle refuses the model.
         """
-        wanted = targets(model, fetch)
-        check_params(model)
-        return PredictorSession(wanted, self._predictor, onednn=self._onednn and self._device == "cpu")
+        return PredictorSession(targets(model, fetch), self._predictor, onednn=self._onednn and self._device == "cpu")
 
     def _predictor(self, model: Model, onednn: bool) -> Any:
         from paddle import inference
@@ -104,7 +101,7 @@ class OneDNNWarning(UserWarning):
     """oneDNN cannot run a model; it runs without oneDNN, slower and with the same results."""
 
 
-class PredictorSession:
+class PredictorSession(TargetSession):
     """A `Session` over one predictor; without oneDNN when a predictor with oneDNN fails.
 
     Parameters
@@ -122,7 +119,7 @@ class PredictorSession:
     """
 
     def __init__(self, wanted: Targets, build: Callable[[Model, bool], Any], *, onednn: bool) -> None:
-        self._targets = wanted
+        super().__init__(wanted)
         self._build = build
         self._onednn = onednn
         self._predictor: Any = None
@@ -157,40 +154,7 @@ class PredictorSession:
             raise engine_error(f"Paddle Inference {failure}", e) from e
         warnings.warn(f"oneDNN cannot run this model, going on without it: {error.what}", OneDNNWarning, stacklevel=4)
 
-    @property
-    def feed_names(self) -> tuple[str, ...]:
-        """Names of the inputs, in feed order."""
-        return tuple(port.name for port in self._targets.model.feeds)
-
-    @property
-    def fetch_names(self) -> tuple[str, ...]:
-        """Names of the outputs, in the order `run` returns them."""
-        return self._targets.names
-
-    def run(self, feed: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-        """Run one batch; the outputs in fetch order, as arrays that the caller owns.
-
-        Raises
-        ------
-        DataError
-            If the batch does not fit the model's inputs.
-        EngineError
-            If the engine fails.
-        """
-        return list(self.stream(feed))
-
-    def stream(self, feed: Mapping[str, np.ndarray]) -> Iterator[np.ndarray]:
-        """Run one batch; the outputs in fetch order, each copied when it is asked for.
-
-        Raises
-        ------
-        DataError
-            If the batch does not fit the model's inputs.
-        EngineError
-            If the engine fails.
-        """
-        batch = checked_feed(self._targets.model.feeds, feed)
-
+    def _compute(self, batch: Mapping[str, np.ndarray]) -> Callable[[int], np.ndarray]:
         def run() -> None:
             predictor = self._ready()
             for name, array in batch.items():
@@ -199,28 +163,9 @@ class PredictorSession:
 
         if self._needed:
             self._attempt("failed while it ran the model", run)
-        try:
-            yield from self._targets.stream(self._copy, batch)
-        except PADDLE_ERRORS as e:
-            raise engine_error("Paddle Inference lost an output", e) from e
+        return self._copy
 
     def _copy(self, column: int) -> np.ndarray:
         name = self._targets.model.fetches[column].name
         copied: np.ndarray = self._predictor.get_output_handle(name).copy_to_cpu()
         return copied
-
-
-def check_params(model: Model) -> None:
-    """Refuse a model whose parameters were not loaded.
-
-    Raises
-    ------
-    EngineError
-        If a persistable tensor has no parameter.
-    """
-    missing = [name for name in persistable_tensors(model) if name not in model.params]
-    if missing:
-        raise EngineError(
-            f"{len(missing)} parameters are missing, the first is {missing[0]!r}",
-            hint="load the model together with its .pdiparams",
-        )
