@@ -25,13 +25,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from qpass.passes import parse_passes
 
 from qpass.ir.dtype import DType
 from qpass.ir.model import Model
 from qpass.ir.params import Params
 from qpass.ir.text import dump, parse
 from qpass.ir.verify import persistable_tensors, verify
+from qpass.passes import parse_passes
 from qpass.rewrite.apply import PatternPass
 from qpass.rewrite.pipeline import run
 
