@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from qpass.passes import FoldBatchNorm
 from support.build import Builder
 from support.infer import infer
 
 from qpass.ir.model import Model
 from qpass.ir.op import Attr
+from qpass.passes import FoldBatchNorm
 
 # float32 sums of at most 36 products each: a few units in the last place of the largest term.
 RTOL = 1e-5

@@ -6,9 +6,9 @@ import dataclasses
 from collections.abc import Callable
 
 import pytest
-from qpass.passes import DropDebugInfo, DropIdentity, FoldBatchNorm, RemoveUnused, parse_passes
 from support.golden_case import FOLDER, Case, shown
 
+from qpass.passes import DropDebugInfo, DropIdentity, FoldBatchNorm, RemoveUnused, parse_passes
 from qpass.rewrite.passes import spec_name
 from qpass.rewrite.pipeline import run
 

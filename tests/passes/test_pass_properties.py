@@ -9,13 +9,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
-from qpass.passes import DropDebugInfo, DropIdentity, FoldBatchNorm, RemoveUnused
 from support.infer import infer
 from support.strategies import models, runnable_models
 
 from qpass.ir.model import Model
 from qpass.ir.op import Op
 from qpass.ir.schema import DEBUG_ATTRS, PURE
+from qpass.passes import DropDebugInfo, DropIdentity, FoldBatchNorm, RemoveUnused
 from qpass.rewrite.passes import Pass
 from qpass.rewrite.pipeline import run
 

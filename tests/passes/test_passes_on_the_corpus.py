@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from qpass.passes import DropDebugInfo, DropIdentity, FoldBatchNorm, RemoveUnused
 from support.corpus import PROGRAMS, corpus
 from support.infer import infer
 
 from qpass.formats.files import load
 from qpass.ir.model import Model
+from qpass.passes import DropDebugInfo, DropIdentity, FoldBatchNorm, RemoveUnused
 from qpass.rewrite.pipeline import run
 
 ALL = (FoldBatchNorm(), DropIdentity(), RemoveUnused(), DropDebugInfo())

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import pytest
-from qpass.passes import DropDebugInfo, DropIdentity, FoldBatchNorm, RemoveUnused
 from support.build import Builder
 
 from qpass.errors import PassError
 from qpass.ir.model import Model
 from qpass.ir.op import Attr
+from qpass.passes import DropDebugInfo, DropIdentity, FoldBatchNorm, RemoveUnused
 from qpass.rewrite.edit import edit
 from qpass.rewrite.passes import Pass
 from qpass.rewrite.pipeline import Pipeline, run, run_with_report

@@ -9,11 +9,11 @@ from typing import Literal, Optional
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from qpass.passes import REGISTRY, FoldBatchNorm, RemoveUnused
-from qpass.passes import parse_passes as parse_known
 
 from qpass.errors import PassError, UsageError
 from qpass.ir.model import Model
+from qpass.passes import REGISTRY, FoldBatchNorm, RemoveUnused
+from qpass.passes import parse_passes as parse_known
 from qpass.rewrite.passes import Pass
 from qpass.rewrite.spec import parse_passes, to_spec
 
