@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from support.build import Builder
 from support.corpus import PROGRAMS, corpus
 from support.strategies import models
+from support.structure import encoded, find, producers
 
 from qpass.errors import EditError, QPassError, VerifyError
 from qpass.formats import pdmodel
@@ -26,32 +27,8 @@ def model() -> Model:
     return Builder().feed("x", [-1, 3, 4, 4]).conv2d(2).batch_norm().relu().add("batch_norm_0.tmp_2").model()
 
 
-def find(model: Model, kind: str) -> Op:
-    return next(op for op in model.graph.ops if op.type == kind)
-
-
-def encoded(model: Model) -> bytes:
-    return pdmodel.encode(model.blocks, model.extra)
-
-
 def types(model: Model) -> list[str]:
     return [op.type for op in model.graph.ops]
-
-
-def producers(ops: list[Op]) -> dict[tuple[int, str, int], tuple[int, str, int] | None]:
-    """For each operand that is read, the operand that wrote it: one naive scan, the reference for the real thing."""
-    wrote: dict[str, tuple[int, str, int]] = {}
-    found = {}
-    for op in ops:
-        for slot, names in op.inputs:
-            for i, name in enumerate(names):
-                if name not in ("", "@EMPTY@"):
-                    found[op.uid, slot, i] = wrote.get(name)
-        for slot, names in op.outputs:
-            for i, name in enumerate(names):
-                if name not in ("", "@EMPTY@"):
-                    wrote[name] = (op.uid, slot, i)
-    return found
 
 
 @given(models())

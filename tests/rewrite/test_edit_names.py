@@ -4,30 +4,21 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.build import Builder
 from support.strategies import models
+from support.structure import encoded, find, producers
 
 from qpass.errors import EditError
-from qpass.formats import pdmodel
 from qpass.ir.graph import Decl
 from qpass.ir.model import Model
-from qpass.ir.op import Op
 from qpass.rewrite.edit import edit
 
 
 @pytest.fixture
 def model() -> Model:
     return Builder().feed("x", [-1, 3, 4, 4]).conv2d(2).batch_norm().relu().add("batch_norm_0.tmp_2").model()
-
-
-def find(model: Model, kind: str) -> Op:
-    return next(op for op in model.graph.ops if op.type == kind)
-
-
-def encoded(model: Model) -> bytes:
-    return pdmodel.encode(model.blocks, model.extra)
 
 
 @given(models(sub_blocks=False), st.data())
