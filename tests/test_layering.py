@@ -22,7 +22,6 @@ THIRD_PARTY = {
     "numpy": frozenset(LAYERS) - {"base"},
     "networkx": frozenset({"ir"}),
     "google": frozenset({"formats"}),
-    "scipy": frozenset({"quant", "analysis"}),
     "paddle": frozenset({"runtime"}),
     "matplotlib": frozenset({"report"}),
     "rich": frozenset({"front"}),
@@ -131,7 +130,7 @@ def test_every_module_has_a_layer():
     assert {layer(module) for module in MODULES} == set(LAYERS)
 
 
-HEAVY = ("paddle", "matplotlib", "scipy", "rich", "google.protobuf", "networkx")
+HEAVY = ("paddle", "matplotlib", "rich", "google.protobuf", "networkx")
 
 
 @pytest.mark.parametrize(
