@@ -5,10 +5,29 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from qpass import passes
+from qpass.errors import UsageError
 from qpass.ir.model import Model
+from qpass.quant.encodings import find_sites
 from qpass.quant.layers import DEFAULT_OP_TYPES
 from qpass.quant.scales import ScaleTable
 from qpass.rewrite.pipeline import run
+
+
+def check_float(model: Model) -> None:
+    """Refuse a model that holds quantization sites.
+
+    Raises
+    ------
+    UsageError
+        What can be done with it instead.
+    """
+    if sites := find_sites(model):
+        raise UsageError(
+            f"the model is quantized already: {len(sites)} sites, the first of encoding {sites[0].encoding}",
+            where=model.source.program,
+            hint="its ranking comes from analyze_qat; the pass strip-quant makes it a float model, "
+            "fold-quant{to=int8} stores its weights as int8",
+        )
 
 
 def quantize(
@@ -37,9 +56,12 @@ def quantize(
 
     Raises
     ------
+    UsageError
+        If the model is quantized already.
     QuantError
         If a skipped layer does not exist, or the table lacks a tensor.
     """
+    check_float(model)
     return run(
         model,
         [

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 PTQ_CONFIG = {
     "algo": "algo",
-    "activation_quantize_type": None,
     "weight_quantize_type": "weight_algo",
     "quantizable_op_type": "op_types",
     "weight_bits": "weight_bits",
@@ -28,7 +27,14 @@ PTQ_CONFIG = {
     "engine": "engine",
     "higher_is_better": "higher_is_better",
 }
-"""Keys of `ptq_config` -> fields of `QuantOptions`; None: accepted where it says what qpass does anyway."""
+"""Keys of `ptq_config` -> fields of `QuantOptions`."""
+
+PTQ_FIXED: Mapping[str, tuple[object, ...]] = {
+    "activation_quantize_type": ("moving_average_abs_max", "range_abs_max"),
+    "is_full_quantize": (False,),
+    "onnx_format": (True,),
+}
+"""Keys of Paddle's `PostTrainingQuantization` that are accepted where they say what qpass does anyway."""
 
 
 def quant_options(config: Mapping[str, object] | None) -> QuantOptions:
@@ -39,22 +45,27 @@ def quant_options(config: Mapping[str, object] | None) -> QuantOptions:
     UsageError
         For a key or a value that is not supported, with the nearest one that is.
     """
+    known = (*PTQ_CONFIG, *PTQ_FIXED)
     given: dict[str, object] = {}
     for key, value in (config or {}).items():
-        if key not in PTQ_CONFIG:
-            near = difflib.get_close_matches(key, PTQ_CONFIG, 1)
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, 1)
             raise UsageError(
                 f"ptq_config has no key {key!r}" + (f"; did you mean {near[0]!r}?" if near else ""),
-                hint=f"known keys: {', '.join(PTQ_CONFIG)}",
+                hint=f"known keys: {', '.join(known)}",
             )
-        field = PTQ_CONFIG[key]
-        if field is not None:
-            given[field] = tuple(value) if isinstance(value, list) else value
-        elif value not in ("moving_average_abs_max", "range_abs_max"):
-            raise UsageError(
-                f"ptq_config[{key!r}] is {value!r}", hint="activations are quantized per tensor: moving_average_abs_max"
-            )
-    return QuantOptions.checked(given)
+        if key in PTQ_CONFIG:
+            given[PTQ_CONFIG[key]] = _names(value)
+        elif value not in PTQ_FIXED[key]:
+            raise UsageError(f"ptq_config[{key!r}] is {value!r}, expected {' or '.join(map(repr, PTQ_FIXED[key]))}")
+    try:
+        return QuantOptions.checked(given)
+    except UsageError as e:
+        raise UsageError(e.what, where="ptq_config", hint=e.hint) from e
+
+
+def _names(value: object) -> object:
+    return tuple(value) if isinstance(value, list) else value
 
 
 class _Analysis:
@@ -79,10 +90,9 @@ class _Analysis:
         return self._job.write_statistics()
 
     def analysis(self) -> AnalysisResult:
-        """Everything: `metric_error_analyse`, then `statistical_analyse`."""
-        result = self.metric_error_analyse()
+        """Everything: `statistical_analyse`, which is quick, then `metric_error_analyse`."""
         self.statistical_analyse()
-        return result
+        return self.metric_error_analyse()
 
 
 class AnalysisPTQ(_Analysis):
@@ -167,7 +177,7 @@ class AnalysisQAT(_Analysis):
     eval_function : callable, optional
         As in `AnalysisPTQ`; None: cosine similarity of all outputs with the float model's, on `data_loader`.
     data_loader : iterable, optional
-        Batches, needed without `eval_function`, and for histograms.
+        Batches; needed without `eval_function`. No histograms and no statistics are written without them.
     save_dir : str or Path
         Folder for everything that is written; created.
     resume : bool
@@ -218,5 +228,7 @@ class AnalysisQAT(_Analysis):
             mapping=mapping,
             qat_metric=qat_metric,
             num_histogram_plots=num_histogram_plots,
-            options=QuantOptions(op_types=tuple(quantizable_op_type), higher_is_better=higher_is_better),
+            options=QuantOptions.checked(
+                {"op_types": _names(quantizable_op_type), "higher_is_better": higher_is_better}
+            ),
         )

@@ -6,26 +6,29 @@ The command line and the classes of `doors` both end here.
 from __future__ import annotations
 
 import dataclasses
-import difflib
-from collections.abc import Callable, Mapping, Sequence
+import functools
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qpass import passes
+from qpass.analysis.evaluate import check_direction
 from qpass.analysis.ptq import analyze_ptq
 from qpass.analysis.qat import analyze_qat, restore_weights
 from qpass.analysis.result import AnalysisResult
 from qpass.analysis.statistics import TensorStatistics, collect_statistics
-from qpass.api import quantize
+from qpass.api import check_float, quantize
 from qpass.errors import UsageError
 from qpass.formats.files import save
 from qpass.ir.model import Model
-from qpass.quant.layers import DEFAULT_OP_TYPES
+from qpass.quant.layers import DEFAULT_OP_TYPES, families
+from qpass.quant.observers import ACTIVATION_ALGOS, WEIGHT_ALGOS
 from qpass.quant.scales import ScaleTable
 from qpass.report.write import write_analysis, write_histograms, write_statistics, write_text
 from qpass.runtime.calibrate import calibrate
 from qpass.runtime.data import Batches
+from qpass.runtime.engines import ENGINES
 
 if TYPE_CHECKING:
     from qpass.analysis.evaluate import Evaluate
@@ -33,6 +36,9 @@ if TYPE_CHECKING:
     from qpass.runtime.data import Data
 
 QAT_CHECKPOINT = "analysis_checkpoint.jsonl"
+
+
+_KINDS = {str: "a name", int: "a whole number", bool: "True or False", tuple: "a sequence of names"}
 
 
 @dataclass(frozen=True)
@@ -52,6 +58,11 @@ class QuantOptions:
         ``inference``, ``executor`` or ``gpu``.
     higher_is_better : bool
         Direction of the metric.
+
+    Raises
+    ------
+    UsageError
+        If a value is not one of those that are known.
     """
 
     algo: str = "avg"
@@ -63,24 +74,39 @@ class QuantOptions:
     engine: str = "inference"
     higher_is_better: bool = True
 
+    def __post_init__(self) -> None:
+        choices: tuple[tuple[str, str, Collection[str]], ...] = (
+            ("algo", self.algo, ACTIVATION_ALGOS),
+            ("weight_algo", self.weight_algo, WEIGHT_ALGOS),
+            ("engine", self.engine, ENGINES),
+        )
+        for name, value, known in choices:
+            if value not in known:
+                raise UsageError(f"unknown {name} {value!r}, expected one of {sorted(known)}")
+        for name, bits in (("weight_bits", self.weight_bits), ("activation_bits", self.activation_bits)):
+            if not 2 <= bits <= 16:
+                raise UsageError(f"{name} is {bits}, expected 2 to 16")
+        if self.batches is not None and self.batches < 1:
+            raise UsageError(f"the number of batches is {self.batches}, expected a number >= 1")
+        families(self.op_types)
+
     @classmethod
     def checked(cls, given: Mapping[str, object]) -> QuantOptions:
-        """Options from untyped values.
+        """Options from untyped values by field name; None stands for the default.
 
         Raises
         ------
         UsageError
-            If a name is unknown or a value has the wrong type.
+            If a value has the wrong type, or is not one of those that are known.
         """
         defaults = cls()
-        for name, value in given.items():
-            if not hasattr(defaults, name):
-                near = difflib.get_close_matches(name, [f.name for f in dataclasses.fields(cls)], 1)
-                raise UsageError(f"unknown option {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
-            kinds = (int, type(None)) if name == "batches" else type(getattr(defaults, name))
-            if not isinstance(value, kinds):
-                raise UsageError(f"option {name} is {value!r}, expected {kinds}")
-        return dataclasses.replace(defaults, **given)  # type: ignore[arg-type]
+        set_ = {name: value for name, value in given.items() if value is not None}
+        for name, value in set_.items():
+            default = getattr(defaults, name)
+            kind = int if name == "batches" else type(default)
+            if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+                raise UsageError(f"{name} is {value!r}, expected {_KINDS[kind]}")
+        return dataclasses.replace(defaults, **set_)  # type: ignore[arg-type]
 
 
 @dataclass
@@ -93,8 +119,8 @@ class Job:
         The model under analysis.
     compute : callable
         Runs the analysis.
-    statistics : callable
-        Collects the statistics of the named layers (all when empty).
+    statistics : callable or None
+        Collects the statistics of the named layers (all when empty); None where there are no data for it.
     rewrite : callable
         The model with the given layers left in float.
     save_dir : Path
@@ -103,7 +129,7 @@ class Job:
 
     model: Model
     compute: Callable[[], AnalysisResult]
-    statistics: Callable[[Sequence[str]], Sequence[TensorStatistics]]
+    statistics: Callable[[Sequence[str]], Sequence[TensorStatistics]] | None
     rewrite: Callable[[Sequence[str]], Model]
     save_dir: Path
     num_histogram_plots: int = 10
@@ -121,13 +147,19 @@ class Job:
         return write_analysis(self.analyse(), self.save_dir)
 
     def write_histograms(self) -> list[Path]:
-        """Write the histogram pages of the best and the worst layers; none when 0 plots are asked for."""
-        if self.num_histogram_plots == 0:
+        """Write the histogram pages of the best and the worst layers; none for 0 plots, or without data."""
+        if self.num_histogram_plots == 0 or self.statistics is None:
             return []
         return write_histograms(self.analyse(), self._all_statistics(), self.save_dir, self.num_histogram_plots)
 
     def write_statistics(self) -> list[Path]:
-        """Write `statistic.csv` and the box plots."""
+        """Write `statistic.csv` and the box plots.
+
+        Raises
+        ------
+        UsageError
+            If the job has no data.
+        """
         return write_statistics(self._all_statistics(), self.save_dir)
 
     def write_skip_list(self, names: Sequence[str]) -> Path:
@@ -140,6 +172,8 @@ class Job:
 
     def _all_statistics(self) -> Sequence[TensorStatistics]:
         if self._statistics is None:
+            if self.statistics is None:
+                raise UsageError("statistics need data", hint="give a data_loader")
             self._statistics = self.statistics(())
         return self._statistics
 
@@ -167,6 +201,8 @@ def ptq_job(
 ) -> Job:
     """The job of a float model: calibrate once, quantize each layer alone."""
     _check_plots(num_histogram_plots)
+    check_float(model)
+    check_direction(evaluate, options.higher_is_better)
     source = Batches.of(model, data)
     table: list[ScaleTable] = []
 
@@ -244,9 +280,6 @@ def qat_job(
 ) -> Job:
     """The job of a quantized model: un-quantize each layer alone."""
     _check_plots(num_histogram_plots)
-    if data is None and num_histogram_plots:
-        raise UsageError("histograms need data", hint="give a data_loader, or ask for 0 histogram plots")
-
     source = None if data is None else Batches.of(quantized, data)
 
     def compute() -> AnalysisResult:
@@ -272,12 +305,11 @@ def qat_job(
         stripped = passes.StripQuant(layers=tuple(names))(quantized)
         return restore_weights(stripped, names, float_model, restore=restore, mapping=mapping, quantized=quantized)
 
-    def statistics(names: Sequence[str]) -> Sequence[TensorStatistics]:
-        if source is None:
-            raise UsageError("statistics need data", hint="give a data_loader")
-        return collect_statistics(quantized, source, layers=names, engine=options.engine, op_types=options.op_types)
+    def statistics(batches: Batches, names: Sequence[str]) -> Sequence[TensorStatistics]:
+        return collect_statistics(quantized, batches, layers=names, engine=options.engine, op_types=options.op_types)
 
-    return Job(quantized, compute, statistics, rewrite, save_dir, num_histogram_plots)
+    collect = None if source is None else functools.partial(statistics, source)
+    return Job(quantized, compute, collect, rewrite, save_dir, num_histogram_plots)
 
 
 def _check_plots(count: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -83,10 +84,12 @@ class AnalysisResult:
         Raises
         ------
         UsageError
-            If not exactly one of them is given, or `top` is negative.
+            If not exactly one of them is given, `top` is negative, or `threshold` is NaN.
         """
         if (top is None) == (threshold is None):
             raise UsageError("give exactly one of top= and threshold=")
+        if threshold is not None and math.isnan(threshold):
+            raise UsageError("threshold is NaN, expected a number")
         if top is not None:
             if top < 0:
                 raise UsageError(f"top is {top}, expected a number >= 0")
@@ -111,8 +114,11 @@ class AnalysisResult:
             if body.pop("qpass_analysis") != 1:
                 raise UsageError("an analysis result of another version", where=where)
             rows = tuple(LayerResult(**row) for row in body.pop("rows"))
+            for row in rows:
+                if not isinstance(row.layer, str) or not isinstance(row.sensitivity, (int, float)):
+                    raise TypeError(f"layer {row.layer!r}, sensitivity {row.sensitivity!r}")
             return cls(rows=rows, **body)
-        except (KeyError, TypeError, ValueError, AttributeError) as e:
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as e:
             raise UsageError(
                 f"not an analysis result ({type(e).__name__}: {e})",
                 where=where,

@@ -7,7 +7,18 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qpass.cli.common import add_data, add_json, add_model, load_model, positive, print_json, split_names
+from qpass.cli.common import (
+    add_data,
+    add_json,
+    add_model,
+    add_quantizers,
+    finite,
+    load_model,
+    natural,
+    print_json,
+    read_text,
+    split_names,
+)
 from qpass.errors import QPassError, UsageError
 
 if TYPE_CHECKING:
@@ -15,6 +26,9 @@ if TYPE_CHECKING:
     from qpass.cli.progress import Bar
     from qpass.ir.model import Model
     from qpass.job import Job
+
+PTQ_ONLY = ("algo", "weight_algo", "weight_bits", "activation_bits", "batches")
+QAT_ONLY = ("float", "restore", "map", "qat_metric")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -35,39 +49,41 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--eval", metavar="M:F", help="module:function, see README; higher is better")
     parser.add_argument("--lower-is-better", action="store_true", help="the metric is a loss")
     parser.add_argument("--float", metavar="MODEL", help="float twin of a quantized model")
-    parser.add_argument("--restore", choices=("float", "self"), default="float", help="weights of un-quantized layers")
+    parser.add_argument("--restore", choices=("float", "self"), help="weights of un-quantized layers (default float)")
     parser.add_argument("--map", metavar="FILE", help="JSON object: quantized layer name -> float layer name")
-    parser.add_argument("--qat-metric", type=float, metavar="X", help="metric of the quantized model, where known")
-    parser.add_argument("--algo", default="avg", help="observer of activations: abs_max, avg, min_max")
-    parser.add_argument("--weight-algo", default="channel_wise_abs_max", help="or abs_max (per tensor)")
-    parser.add_argument("--op-types", action="append", metavar="TYPES", help="op types, by commas")
-    parser.add_argument("--weight-bits", type=int, default=8, metavar="N")
-    parser.add_argument("--activation-bits", type=int, default=8, metavar="N")
-    parser.add_argument("--batches", type=positive, metavar="N", help="calibrate on the first N batches only")
-    parser.add_argument("--engine", default="inference", help="inference (default), executor or gpu")
+    parser.add_argument("--qat-metric", type=finite, metavar="X", help="metric of the quantized model, where known")
+    add_quantizers(parser)
+    parser.add_argument("--weight-bits", type=int, choices=range(2, 9), metavar="N", help="2 to 8 (default)")
+    parser.add_argument("--activation-bits", type=int, choices=range(2, 17), metavar="N", help="2 to 16 (default 8)")
     parser.add_argument("-o", "--output", default="analysis_results", metavar="DIR", help="default: analysis_results")
-    parser.add_argument("--plots", type=int, default=10, metavar="N", help="histogram pages of the N best and worst")
+    parser.add_argument(
+        "--plots", type=natural, default=10, metavar="N", help="histogram pages of the N best and worst"
+    )
     parser.add_argument("--statistics", action="store_true", help="also write statistic.csv and box plots")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in DIR")
     rule = parser.add_mutually_exclusive_group()
-    rule.add_argument("--top", type=int, metavar="K", help="skip list: the K most sensitive layers")
-    rule.add_argument("--threshold", type=float, metavar="X", help="skip list: every layer above sensitivity X")
+    rule.add_argument("--top", type=natural, metavar="K", help="skip list: the K most sensitive layers")
+    rule.add_argument("--threshold", type=finite, metavar="X", help="skip list: every layer above sensitivity X")
     add_json(parser)
     parser.set_defaults(execute=execute)
 
 
 def execute(args: argparse.Namespace) -> int:
     """Run `qpass analyze`."""
+    try:
+        return _analyze(args)
+    except KeyboardInterrupt:
+        raise SweepInterruptedError(args.output) from None
+
+
+def _analyze(args: argparse.Namespace) -> int:
     from qpass.cli.progress import Bar
     from qpass.job import default_skip_list
 
     model = load_model(args)
     with Bar("layers") as bar:
         job = make_job(args, model, bar)
-        try:
-            result = job.analyse()
-        except KeyboardInterrupt:
-            raise SweepInterruptedError(args.output) from None
+        result = job.analyse()
     files = [*job.write_ranking(), *job.write_histograms()]
     if args.statistics:
         files += job.write_statistics()
@@ -103,26 +119,23 @@ def make_job(args: argparse.Namespace, model: Model, bar: Bar) -> Job:
     from qpass.formats.files import load
     from qpass.job import QuantOptions, ptq_job, qat_job
     from qpass.quant.encodings import find_sites
-    from qpass.quant.layers import DEFAULT_OP_TYPES
     from qpass.runtime.data import load_data, load_function
 
     quantized = bool(find_sites(model))
-    if not quantized:
-        for name in ("float", "map", "qat_metric"):
-            if getattr(args, name) is not None:
-                raise UsageError(
-                    f"--{name.replace('_', '-')} goes with a quantized model; this one has no quantization site",
-                    where=args.model,
-                )
-    options = QuantOptions(
-        algo=args.algo,
-        weight_algo=args.weight_algo,
-        op_types=split_names(args.op_types) or DEFAULT_OP_TYPES,
-        weight_bits=args.weight_bits,
-        activation_bits=args.activation_bits,
-        batches=args.batches,
-        engine=args.engine,
-        higher_is_better=not args.lower_is_better,
+    for name in PTQ_ONLY if quantized else QAT_ONLY:
+        if getattr(args, name) is not None:
+            raise UsageError(
+                f"--{name.replace('_', '-')} goes with a {'float' if quantized else 'quantized'} model; this one has "
+                + ("quantization sites" if quantized else "no quantization site"),
+                where=args.model,
+            )
+    options = QuantOptions.checked(
+        {
+            "op_types": split_names(args.op_types) or None,
+            "engine": args.engine,
+            "higher_is_better": not args.lower_is_better,
+            **{name: getattr(args, name) for name in PTQ_ONLY},
+        }
     )
     data = load_data(args.data, batch_size=args.batch_size)
     evaluate = None if args.eval is None else load_function(args.eval)
@@ -145,7 +158,7 @@ def make_job(args: argparse.Namespace, model: Model, bar: Bar) -> Job:
         evaluate=evaluate,
         save_dir=folder,
         options=options,
-        restore=args.restore,
+        restore=args.restore or "float",
         mapping=None if args.map is None else read_mapping(args.map),
         qat_metric=args.qat_metric,
         resume=args.resume,
@@ -163,9 +176,9 @@ def read_mapping(path: str) -> dict[str, str]:
         If the file is missing or something else.
     """
     try:
-        body = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as e:
-        raise UsageError(f"cannot read the mapping ({e})", where=path) from e
+        body = json.loads(read_text(path, "the mapping"))
+    except (ValueError, RecursionError) as e:
+        raise UsageError(f"the mapping is no JSON ({e})", where=path) from e
     if not isinstance(body, dict) or not all(isinstance(v, str) for v in body.values()):
         raise UsageError("expected a JSON object of names", where=path, hint='{"conv1_weights": "conv2d_0.w_0"}')
     return body
@@ -178,7 +191,7 @@ def print_result(result: AnalysisResult, skip: list[str], files: list[Path]) -> 
 
     from qpass.report.table import ranking_header, ranking_rows
 
-    console = Console()
+    console = Console(markup=False, highlight=False)
     table = Table(title=f"{result.mode.upper()} sensitivity, most sensitive first ({result.metric_name})")
     for title in ranking_header(result):
         table.add_column(title)

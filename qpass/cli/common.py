@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from qpass.errors import UsageError
 from qpass.formats.files import load
 from qpass.ir.model import Model
+from qpass.quant.observers import ACTIVATION_ALGOS, WEIGHT_ALGOS
 
 MODEL_HELP = "a .pdmodel file, its prefix, or a folder that holds it"
 
@@ -53,16 +55,66 @@ def add_data(parser: argparse.ArgumentParser, *, required: bool) -> None:
     parser.add_argument("--batch-size", type=positive, default=32, metavar="N", help="samples a batch (default 32)")
 
 
+def add_quantizers(parser: argparse.ArgumentParser) -> None:
+    """Arguments that say how layers are quantized and run; each None where it is not given."""
+    parser.add_argument("--algo", choices=sorted(ACTIVATION_ALGOS), help="observer of activations (default avg)")
+    parser.add_argument(
+        "--weight-algo", choices=WEIGHT_ALGOS, help="thresholds of weights (default channel_wise_abs_max)"
+    )
+    parser.add_argument("--batches", type=positive, metavar="N", help="calibrate on the first N batches only")
+    parser.add_argument("--op-types", action="append", metavar="TYPES", help="op types, by commas")
+    parser.add_argument("--engine", choices=("inference", "executor", "gpu"), default="inference")
+
+
 def positive(text: str) -> int:
     """A whole number above zero, for argparse."""
-    value = int(text)
-    if value <= 0:
-        raise argparse.ArgumentTypeError(f"{text} is not above zero")
+    return _whole(text, 1)
+
+
+def natural(text: str) -> int:
+    """A whole number, zero among them, for argparse."""
+    return _whole(text, 0)
+
+
+def _whole(text: str, least: int) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = least - 1
+    if value < least:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number >= {least}")
     return value
 
 
+def finite(text: str) -> float:
+    """A finite number, for argparse."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a finite number")
+    return value
+
+
+def read_text(path: str | Path, what: str, hint: str | None = None) -> str:
+    """The content of a text file that an argument names.
+
+    Raises
+    ------
+    UsageError
+        If it cannot be read, or is no text.
+    """
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except OSError as e:
+        raise UsageError(f"cannot read {what} ({e.strerror or e})", where=str(path), hint=hint) from e
+    except ValueError as e:
+        raise UsageError(f"cannot read {what} (no UTF-8 text)", where=str(path), hint=hint) from e
+
+
 def split_names(texts: Sequence[str] | None) -> tuple[str, ...]:
-    """Names from repeated or comma-separated arguments; ``@FILE`` reads one name a line.
+    """Names from repeated or comma-separated arguments, each once; ``@FILE`` reads one name a line.
 
     Raises
     ------
@@ -71,15 +123,9 @@ def split_names(texts: Sequence[str] | None) -> tuple[str, ...]:
     """
     names: list[str] = []
     for text in texts or ():
-        if text.startswith("@"):
-            try:
-                lines = Path(text[1:]).read_text(encoding="utf-8").splitlines()
-            except OSError as e:
-                raise UsageError(f"cannot read the names ({e.strerror})", where=text[1:]) from e
-            names.extend(line.strip() for line in lines if line.strip())
-        else:
-            names.extend(part for part in text.split(",") if part)
-    return tuple(names)
+        parts = read_text(text[1:], "the names").splitlines() if text.startswith("@") else text.split(",")
+        names.extend(part.strip() for part in parts)
+    return tuple(dict.fromkeys(name for name in names if name))
 
 
 def print_json(body: Mapping[str, object] | Sequence[object]) -> None:

@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 the job failed, 2 wrong usage.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import os
 import sys
@@ -64,10 +65,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     except QPassError as error:
         if args.debug:
             traceback.print_exc()
-        print(f"qpass {args.command}: {error}", file=sys.stderr)
+        print(f"qpass {args.command}: {in_options(error)}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
+        return 1
+    except OSError as error:
+        if args.debug:
+            traceback.print_exc()
+        print(f"qpass {args.command}: {error.filename or 'output'}: {error.strerror or error}", file=sys.stderr)
+        _drop_output()
         return 1
     except KeyboardInterrupt:
         if args.debug:
@@ -75,6 +82,42 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"qpass {args.command}: interrupted", file=sys.stderr)
         return 1
     return code
+
+
+OPTIONS = {
+    "overwrite=True": "--overwrite",
+    "model_filename=": "--model-filename",
+    "params_filename=": "--params-filename",
+    ", or pass structure_only=True for the program alone": "",
+    "restore='float'": "--restore float",
+    "restore='self'": "--restore self",
+    "mapping={quantized layer: float layer}": "--map FILE",
+    "engine='inference'": "--engine inference",
+    "higher_is_better=False": "--lower-is-better",
+    "leave higher_is_better alone": "leave it out",
+    "evaluate=": "--eval",
+    "without resume": "without --resume",
+    " as save_dir": " as --output",
+    "analyze_qat": "qpass analyze",
+}
+"""The library's words for its arguments -> the command line's."""
+
+
+def in_options(error: QPassError) -> str:
+    """The message of an error, with the options of the command line in place of the arguments of functions."""
+
+    def worded(text: str) -> str:
+        for argument, option in OPTIONS.items():
+            text = text.replace(argument, option)
+        return text
+
+    return str(QPassError(worded(error.what), where=error.where, hint=error.hint and worded(error.hint)))
+
+
+def _drop_output() -> None:
+    """Let nothing more go to standard output, so that the interpreter's last flush cannot fail."""
+    with contextlib.suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _show_warning(

@@ -19,7 +19,7 @@ class Bar:
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[last]}"),
+            TextColumn("{task.fields[last]}", markup=False),
             console=Console(stderr=True),
         )
         self._task = self._bar.add_task(title, total=None, last="")

@@ -9,8 +9,8 @@ from qpass.cli.common import (
     add_json,
     add_model,
     add_output,
+    add_quantizers,
     load_model,
-    positive,
     print_json,
     size,
     split_names,
@@ -29,14 +29,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_data(parser, required=False)
     parser.add_argument("--scales", metavar="FILE", help="thresholds found before, in place of --data")
     parser.add_argument("--scales-out", metavar="FILE", help="write the thresholds as JSON")
-    parser.add_argument("--algo", default="avg", help="observer of activations: abs_max, avg, min_max")
-    parser.add_argument("--weight-algo", default="channel_wise_abs_max", help="or abs_max (per tensor)")
-    parser.add_argument("--op-types", action="append", metavar="TYPES", help="op types, by commas")
+    add_quantizers(parser)
     parser.add_argument(
         "--skip", action="append", metavar="NAMES", help="layers to leave in float, by commas, or @FILE"
     )
-    parser.add_argument("--batches", type=positive, metavar="N", help="calibrate on the first N batches only")
-    parser.add_argument("--engine", default="inference", help="inference (default), executor or gpu")
     add_output(parser, "prefix of the files to write")
     add_json(parser)
     parser.set_defaults(execute=execute)
@@ -44,42 +40,46 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def execute(args: argparse.Namespace) -> int:
     """Run `qpass quantize`."""
-    from qpass.api import quantize
-    from qpass.formats.files import save
-    from qpass.quant.layers import DEFAULT_OP_TYPES, find_layers
+    from qpass.api import check_float, quantize
+    from qpass.formats.files import check_target, save
+    from qpass.quant.layers import DEFAULT_OP_TYPES, find_layers, select
     from qpass.quant.scales import ScaleTable
     from qpass.runtime.calibrate import calibrate
     from qpass.runtime.data import load_data
 
     if (args.data is None) == (args.scales is None):
         raise UsageError("give exactly one of --data and --scales")
+    for name in ("algo", "weight_algo", "batches"):
+        if args.scales is not None and getattr(args, name) is not None:
+            raise UsageError(f"--{name.replace('_', '-')} goes with --data: a scale table is calibrated already")
     model = load_model(args)
+    check_float(model)
+    check_target(model, args.output, overwrite=args.overwrite)
     op_types = split_names(args.op_types) or DEFAULT_OP_TYPES
-    skip = split_names(args.skip)
+    skip = [layer.name for layer in select(find_layers(model), split_names(args.skip))]
     if args.scales is not None:
         scales = ScaleTable.load(args.scales)
     else:
         scales = calibrate(
             model,
             load_data(args.data, batch_size=args.batch_size),
-            algo=args.algo,
-            weight_algo=args.weight_algo,
+            algo=args.algo or "avg",
+            weight_algo=args.weight_algo or "channel_wise_abs_max",
             engine=args.engine,
             op_types=op_types,
             batches=args.batches,
         )
     made = quantize(model, scales, skip_tensor_list=skip, op_types=op_types)
-    program, params = save(made, args.output, overwrite=args.overwrite)
     if args.scales_out:
         scales.save(args.scales_out)
-    layers = len(find_layers(model, op_types))
+    program, params = save(made, args.output, overwrite=args.overwrite)
+    layers = [layer.name for layer in find_layers(model, op_types)]
+    quantized = sum(name not in skip for name in layers)
     if args.json:
-        print_json(
-            {"program": str(program), "params": str(params), "quantized": layers - len(skip), "skipped": list(skip)}
-        )
+        print_json({"program": str(program), "params": str(params), "quantized": quantized, "skipped": skip})
         return 0
     print(
-        f"quantized {layers - len(skip)} of {layers} layers; parameters {size(model.params.nbytes)} -> "
+        f"quantized {quantized} of {len(layers)} layers; parameters {size(model.params.nbytes)} -> "
         f"{size(made.params.nbytes)}"
     )
     print(f"wrote {program} and {params}")

@@ -6,8 +6,7 @@ import argparse
 from pathlib import Path
 
 from qpass.analysis.result import AnalysisResult
-from qpass.cli.common import add_json, print_json
-from qpass.errors import UsageError
+from qpass.cli.common import add_json, finite, natural, print_json, read_text
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -19,8 +18,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("results", metavar="RESULTS", help="the folder or the analysis.json that qpass analyze wrote")
     rule = parser.add_mutually_exclusive_group(required=True)
-    rule.add_argument("--top", type=int, metavar="K", help="the K most sensitive layers")
-    rule.add_argument("--threshold", type=float, metavar="X", help="every layer whose sensitivity is above X")
+    rule.add_argument("--top", type=natural, metavar="K", help="the K most sensitive layers")
+    rule.add_argument("--threshold", type=finite, metavar="X", help="every layer whose sensitivity is above X")
     add_json(parser)
     parser.set_defaults(execute=execute)
 
@@ -46,8 +45,4 @@ def read_result(path: str) -> AnalysisResult:
     file = Path(path)
     if file.is_dir():
         file = file / "analysis.json"
-    try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as e:
-        raise UsageError(f"cannot read it ({e})", where=str(file), hint="run qpass analyze first") from e
-    return AnalysisResult.from_json(text, str(file))
+    return AnalysisResult.from_json(read_text(file, "the analysis", "run qpass analyze first"), str(file))

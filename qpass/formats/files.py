@@ -161,6 +161,17 @@ def save(
     return target.program, target.params
 
 
+def check_target(model: Model, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+    """Refuse, before a long job, a path to which `save` could not write `model` because of what stands there.
+
+    Raises
+    ------
+    FormatError
+        If it is no prefix, or files exist and `overwrite` is off.
+    """
+    _refuse_existing(model, list(_contents(model, _target(path, model, None))), overwrite)
+
+
 class _Target(NamedTuple):
     program: Path
     params: Path

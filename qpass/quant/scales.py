@@ -10,7 +10,8 @@ from types import MappingProxyType
 
 import numpy as np
 
-from qpass.errors import QuantError
+from qpass.errors import FormatError, QuantError
+from qpass.formats.atomic import write_together
 from qpass.ir.graph import Graph, ValueRef
 
 _VERSION = 1
@@ -96,7 +97,7 @@ class ScaleTable:
             return cls(
                 activations={n: float(a["threshold"]) for n, a in acts.items()},
                 weights={n: np.asarray(w["threshold"], np.float32) for n, w in weights.items()},
-                weight_axes={n: w["axis"] for n, w in weights.items()},
+                weight_axes={n: None if w["axis"] is None else int(w["axis"]) for n, w in weights.items()},
                 algo=body["algo"],
                 weight_algo=body["weight_algo"],
                 program_digest=body["program_digest"],
@@ -105,7 +106,7 @@ class ScaleTable:
                 samples=body["samples"],
                 ranges={n: (float(a["range"][0]), float(a["range"][1])) for n, a in acts.items() if a["range"]},
             )
-        except (KeyError, TypeError, ValueError) as e:
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as e:
             raise QuantError(
                 f"not a scale table ({type(e).__name__}: {e})",
                 where=where,
@@ -113,8 +114,23 @@ class ScaleTable:
             ) from e
 
     def save(self, path: str | Path) -> None:
-        """Write the table as JSON."""
-        Path(path).write_text(self.to_json(), encoding="utf-8")
+        """Write the table as JSON, whole or not at all; its folder is made.
+
+        Raises
+        ------
+        FormatError
+            If the file system refuses.
+        """
+        target = Path(path)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            write_together({target: [self.to_json().encode()]})
+        except OSError as e:
+            raise FormatError(
+                f"cannot write the scale table ({e.strerror or e})",
+                where=str(path),
+                hint="free some space, or choose a folder that can be written",
+            ) from e
 
     @classmethod
     def load(cls, path: str | Path) -> ScaleTable:
@@ -129,6 +145,8 @@ class ScaleTable:
             text = Path(path).read_text(encoding="utf-8")
         except OSError as e:
             raise QuantError(f"cannot read it ({e.strerror})", where=str(path)) from e
+        except ValueError as e:
+            raise QuantError("not a scale table (no UTF-8 text)", where=str(path)) from e
         return cls.from_json(text, str(path))
 
 
