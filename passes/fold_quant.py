@@ -12,7 +12,7 @@ from qpass.errors import PassError, QuantError
 from qpass.ir.graph import ValueRef
 from qpass.ir.model import Model
 from qpass.ir.op import Op
-from qpass.quant.encoding import declare_param, replace_maker
+from qpass.quant.encoding import check_threshold, declare_param, replace_maker
 from qpass.quant.encoding_b import linear_attrs
 from qpass.quant.encodings import find_sites
 from qpass.quant.fakequant import fake_quantize, quantize
@@ -72,6 +72,7 @@ class FoldQuant(Pass):
         for site in sites:
             if site.value.name not in model.params:
                 raise QuantError("the model has no parameters to fold", where=f"weight {site.value.name!r}")
+            check_threshold(site, model.params[site.value.name])
         apart, sites = _isolated(model, sites)
         return _to_float(apart, sites) if self.to == "float" else _to_int8(apart, sites)
 

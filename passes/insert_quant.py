@@ -11,16 +11,14 @@ import numpy as np
 from qpass.errors import PassError, QuantError
 from qpass.ir.graph import Use, ValueRef
 from qpass.ir.model import Model
-from qpass.ir.op import Attr
 from qpass.quant.encodings import SPELLERS, find_sites
 from qpass.quant.layers import DEFAULT_OP_TYPES, Layer, find_layers, select
+from qpass.quant.marks import mark
 from qpass.quant.scales import ScaleTable, key
 from qpass.quant.site import QuantSite, Role
 from qpass.quant.spec import QuantSpec
 from qpass.rewrite.edit import edit
 from qpass.rewrite.passes import Pass
-
-_TYPE = "qat_with_weight"  # what the framework's own passes write, static/quantization/quantization_pass.py
 
 
 @dataclass(frozen=True)
@@ -82,7 +80,7 @@ class InsertQuant(Pass):
             for site in sites:
                 speller.spell(e, model.graph, site)
             for uid in dict.fromkeys(use.op for site in sites for use in site.uses):
-                e.set_attr(uid, "quantization_type", Attr.str(_TYPE))
+                mark(e, uid)
         return e.model
 
     def _chosen(self, model: Model) -> tuple[Layer, ...]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from qpass.ir.model import Model
 from qpass.quant.encodings import find_sites
 from qpass.quant.layers import find_layers, select
+from qpass.quant.marks import is_ours
 from qpass.quant.strip import strip_sites
 from qpass.rewrite.passes import Pass
 
@@ -17,7 +18,8 @@ class StripQuant(Pass):
 
     Weights become the floats that the model holds: the latent weights of encoding D and of unfolded pairs as they are,
     stored integers dequantized. An activation pair with other consumers stays for them. Output observers of the layers
-    and their quantization attributes go too, and so do scales that nobody reads any more.
+    and their quantization attributes go too, and so do scales that nobody reads any more. What `InsertQuant` inserted
+    goes without a trace: attributes that other tools left on the ops before stay.
 
     Parameters
     ----------
@@ -34,13 +36,14 @@ class StripQuant(Pass):
 
     def run(self, model: Model) -> Model:
         """The model without this quantization, or `model` itself when there was none."""
-        sites = find_sites(model)
+        sites, graph = find_sites(model), model.graph
         if not self.layers:
-            return strip_sites(model, sites, None, [op.uid for op in model.graph.ops])
+            ours = {op.uid for op in graph.ops if is_ours(op)}
+            alone = all(site.uses and ours.issuperset(use.op for use in site.uses) for site in sites)
+            return strip_sites(model, sites, None, sorted(ours) if alone else [op.uid for op in graph.ops])
         chosen = [op for layer in select(find_layers(model), self.layers) for op in layer.ops]
         uses = frozenset(use for op in chosen for use in (op.weight, op.activation))
-        graph = model.graph
-        outputs = {graph.written(graph.by_uid[op.uid], op.output.slot) for op in chosen}
+        outputs = {graph.sole_written(graph.by_uid[op.uid], op.output.slot) for op in chosen}
         hit = [s for s in sites if not uses.isdisjoint(s.uses) or (s.observer_only and s.value in outputs)]
         marked = {use.op for site in hit for use in site.uses if use in uses}
         return strip_sites(model, hit, uses, sorted(marked))

@@ -130,6 +130,14 @@ class Graph:
         """
         return self._links.writes[Use(op.uid, slot, index)]
 
+    def sole_read(self, op: Op, slot: str) -> ValueRef | None:
+        """The value that `op` reads in `slot`; None unless it is the only operand there, and present."""
+        return self._links.reads.get(Use(op.uid, slot, 0)) if len(op.input(slot)) == 1 else None
+
+    def sole_written(self, op: Op, slot: str) -> ValueRef | None:
+        """The value that `op` writes in `slot`; None unless it is the only operand there, and present."""
+        return self._links.writes.get(Use(op.uid, slot, 0)) if len(op.output(slot)) == 1 else None
+
     def writer(self, ref: ValueRef) -> Op | None:
         """The op that writes `ref`; None for version 0."""
         use = self.definition(ref)

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TypeAlias
 
+from qpass.errors import VerifyError
+
 Slots: TypeAlias = tuple[tuple[str, tuple[str, ...]], ...]
 """Ordered slots of an op: (slot name, value names). An empty slot is kept; an empty name marks an absent operand."""
 
@@ -171,12 +173,12 @@ class Op:
 
         Raises
         ------
-        TypeError
+        VerifyError
             If the attribute is of another kind.
         """
         value = self.attr(name, default)
         if not isinstance(value, int):
-            raise TypeError(f"attribute {name!r} of {self.type} is {value!r}, expected an integer")
+            raise VerifyError(f"attribute {name!r} is {value!r}, expected an integer", where=str(self))
         return int(value)
 
     def with_input(self, slot: str, index: int, name: str) -> Op:

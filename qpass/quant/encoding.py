@@ -62,13 +62,13 @@ class Speller(Encoding, Protocol):
 def data_in(graph: Graph, op: Op) -> ValueRef | None:
     """The value that a quantization op reads; None for another op."""
     slots = DATA_SLOTS.get(op.type)
-    return graph.read(op, slots[0]) if slots and op.input(slots[0]) else None
+    return graph.sole_read(op, slots[0]) if slots else None
 
 
 def data_out(graph: Graph, op: Op) -> ValueRef | None:
     """The value that a quantization op makes; None for another op, or where it makes none."""
     slots = DATA_SLOTS.get(op.type)
-    return graph.written(op, slots[1]) if slots and op.output(slots[1]) else None
+    return graph.sole_written(op, slots[1]) if slots else None
 
 
 def real_uses(graph: Graph, ref: ValueRef) -> tuple[Use, ...]:
@@ -95,14 +95,42 @@ def spec_of(op: Op, axis: int | None, default: Rounding) -> QuantSpec:
     """The spec that the attributes of a quantization op say; `default` is the rounding where `round_type` is absent.
 
     With round_type 1 the kernels clip to the threshold before they round: the lowest level is -qmax.
+
+    Raises
+    ------
+    QuantError
+        If there is no quantization of these attributes.
     """
-    rounding = Rounding(op.int_attr("round_type", default.value))
-    return QuantSpec(op.int_attr("bit_length", 8), axis, rounding, narrow=rounding is Rounding.HALF_AWAY)
+    code, bits = op.int_attr("round_type", default.value), op.int_attr("bit_length", 8)
+    if code not in (0, 1):
+        raise QuantError(f"round_type is {code}, expected 0 (nearest even) or 1 (half away from zero)", where=str(op))
+    try:
+        return QuantSpec(bits, axis, Rounding(code), narrow=code == Rounding.HALF_AWAY.value)
+    except QuantError as e:
+        raise QuantError(e.what, where=str(op)) from e
+
+
+def check_threshold(site: QuantSite, weight: np.ndarray) -> None:
+    """Check that the threshold of a weight is known and fits it.
+
+    Raises
+    ------
+    QuantError
+        If not.
+    """
+    where, axis = f"weight {site.value.name!r}", site.spec.axis
+    if not np.isfinite(site.threshold).all():
+        raise QuantError("its scale is no finite parameter: it is known only when the model runs", where=where)
+    if axis is not None and not 0 <= axis < weight.ndim:
+        raise QuantError(f"quantized along axis {axis}, but it has shape {list(weight.shape)}", where=where)
+    count = 1 if axis is None else weight.shape[axis]
+    if site.threshold.size != count:
+        raise QuantError(f"{site.threshold.size} thresholds, expected {count}", where=where)
 
 
 def declare_param(e: Edit, name: str, array: np.ndarray) -> str:
     """Declare a new parameter with a value; the name it got."""
-    name = e.fresh(name)
+    name, array = e.fresh(name), np.array(array)  # a copy: the caller may go on writing into his
     e.declare(Decl(name, dtype=DType.of(array), shape=array.shape, persistable=True))
     e.set_param(name, array)
     return name

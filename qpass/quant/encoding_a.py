@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
+from qpass.errors import QuantError
 from qpass.ir.graph import Use
 from qpass.ir.model import Model
 from qpass.ir.op import Op
@@ -59,8 +60,8 @@ def _weights(model: Model) -> Iterator[QuantSite]:
         layer = graph.writer(source) if source is not None else None
         if layer is None or layer.type not in OPERANDS:
             continue
-        weight = graph.read(layer, OPERANDS[layer.type][0])
-        if is_param(graph, weight):
+        weight = graph.sole_read(layer, OPERANDS[layer.type][0])
+        if weight is not None and is_param(graph, weight):
             found.setdefault(weight.name, []).append((Use(layer.uid, OPERANDS[layer.type][0], 0), op))
     for parts in found.values():
         use, op = parts[0]
@@ -79,11 +80,14 @@ def _weights(model: Model) -> Iterator[QuantSite]:
 
 def _weight_scale(model: Model, op: Op) -> tuple[npt.NDArray[np.float32], QuantSpec]:
     if op.type == "fake_channel_wise_dequantize_max_abs":
-        bits = op.attr("quant_bits")
-        width = bits[0] if isinstance(bits, tuple) and bits else 8
-        spec = QuantSpec(int(width), op.int_attr("quant_axis", 0), Rounding.HALF_AWAY, narrow=True)
+        bits = op.attr("quant_bits", (8,))
+        if not (isinstance(bits, tuple) and bits and isinstance(bits[0], int) and 2 <= bits[0] <= 16):
+            raise QuantError(f"quant_bits is {bits!r}, expected a list of 2 to 16", where=str(op))
+        spec = QuantSpec(bits[0], op.int_attr("quant_axis", 0), Rounding.HALF_AWAY, narrow=True)
         return scale_value(model, op, "Scales").reshape(-1), spec
     # quantization_pass.py, _insert_post_dequant_op: max_range = weight_range * activation_range / weight_scale
     spec = QuantSpec(8, None, Rounding.HALF_AWAY, narrow=True)
-    max_range = op.attr("max_range", 1.0)
+    max_range = op.attr("max_range")
+    if not (isinstance(max_range, float) and max_range > 0):
+        raise QuantError(f"max_range is {max_range!r}, expected a number > 0", where=str(op))
     return np.float32(spec.qmax**2) / np.array(max_range, np.float32), spec

@@ -125,10 +125,13 @@ def root(graph: Graph, ref: ValueRef) -> ValueRef:
     """The value that `ref` comes from through quantize and dequantize ops alone."""
     while True:
         op = graph.writer(ref)
-        slots = DATA_SLOTS.get(op.type) if op is not None else None
-        if op is None or slots is None or not op.input(slots[0]) or ref not in _written(graph, op, slots[1]):
+        if op is None or op.type not in DATA_SLOTS:
             return ref
-        ref = graph.read(op, slots[0])
+        source, target = DATA_SLOTS[op.type]
+        before = graph.sole_read(op, source)
+        if before is None or graph.sole_written(op, target) != ref:
+            return ref
+        ref = before
 
 
 def is_param(graph: Graph, ref: ValueRef) -> bool:
@@ -137,17 +140,13 @@ def is_param(graph: Graph, ref: ValueRef) -> bool:
     return ref.version == 0 and decl is not None and decl.persistable and decl.kind == "tensor"
 
 
-def _written(graph: Graph, op: Op, slot: str) -> list[ValueRef]:
-    return [graph.written(op, s, i) for s, i, _ in op.writes() if s == slot]
-
-
 def _weight(graph: Graph, op: Op) -> ValueRef | None:
     weight_slot, activation_slot, _ = OPERANDS[op.type]
-    if len(op.input(weight_slot)) != 1 or len(op.input(activation_slot)) != 1:
+    weight, activation = graph.sole_read(op, weight_slot), graph.sole_read(op, activation_slot)
+    if weight is None or activation is None:
         return None
-    weight = root(graph, graph.read(op, weight_slot))
-    activation = root(graph, graph.read(op, activation_slot))
-    return weight if is_param(graph, weight) and not is_param(graph, activation) else None
+    weight = root(graph, weight)
+    return weight if is_param(graph, weight) and not is_param(graph, root(graph, activation)) else None
 
 
 def _layer_op(op: Op) -> LayerOp:

@@ -8,8 +8,7 @@ in place. The first two get an `assign` under the old name; the third reads the 
 from __future__ import annotations
 
 import dataclasses
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 
 from qpass.errors import QuantError
 from qpass.ir.dtype import DType
@@ -17,15 +16,13 @@ from qpass.ir.graph import Graph, Use, ValueRef
 from qpass.ir.model import Model
 from qpass.ir.op import Op
 from qpass.ir.verify import place
-from qpass.quant.encoding import data_in, data_out, replace_maker
+from qpass.quant.encoding import check_threshold, data_in, data_out, replace_maker
 from qpass.quant.fakequant import dequantize
+from qpass.quant.marks import unmark
 from qpass.quant.ops import DATA_SLOTS, OLD_DEQUANTIZE
 from qpass.quant.site import QuantSite, Role, Storage
 from qpass.rewrite.edit import Edit, edit
 from qpass.rewrite.uses import op_names, used_names
-
-_THRESHOLD = re.compile(r"(out|[A-Za-z]+\d+)_threshold$")
-_MARKS = ("quantization_type", "bit_length")
 
 
 def strip_sites(model: Model, sites: Sequence[QuantSite], uses: Iterable[Use] | None, marked: Iterable[int]) -> Model:
@@ -45,7 +42,8 @@ def strip_sites(model: Model, sites: Sequence[QuantSite], uses: Iterable[Use] | 
     Raises
     ------
     QuantError
-        If a value was overwritten before its consumer runs, so that only the quantized copy is left.
+        If a value was overwritten before its consumer runs, so that only the quantized copy is left; if somebody who
+        keeps them reads the stored integers of a weight; if a weight has no usable threshold.
     """
     if not sites:
         return model
@@ -54,8 +52,7 @@ def strip_sites(model: Model, sites: Sequence[QuantSite], uses: Iterable[Use] | 
         gone = strip.apply(e)
         for uid in marked:
             if uid not in gone:
-                op = e.op(uid)
-                e.drop_attrs(op, [n for n in op.attrs if n in _MARKS or _THRESHOLD.search(n)])
+                unmark(e, uid)
         for name in strip.orphans(e, gone):
             e.undeclare(name)
     return e.model
@@ -68,6 +65,7 @@ class _Strip:
         self._model = model
         self._graph = model.graph
         self._sites = sites
+        self._elsewhere = used_names(model, without=model.graph)
         self._bypassed: dict[ValueRef, ValueRef] = {}
         self._taken: dict[Use, ValueRef] = {}
         for site in sites:
@@ -104,8 +102,7 @@ class _Strip:
     def orphans(self, e: Edit, gone: frozenset[int]) -> list[str]:
         """Names of removed ops that no op mentions any more, in file order."""
         names = {name for uid in gone for name in op_names(self._graph.by_uid[uid])}
-        if names:
-            names -= used_names(self._model, without=self._graph)
+        names -= self._elsewhere
         for op in self._graph.ops:
             if op.uid not in gone and names:
                 names -= op_names(e.op(op))
@@ -140,7 +137,6 @@ class _Strip:
 
     def _dead(self) -> tuple[frozenset[int], dict[int, ValueRef]]:
         """Ops that nobody reads any more, and ops whose results are still known by name, with what they stand for."""
-        elsewhere = used_names(self._model, without=self._graph) if len(self._model.blocks) > 1 else set()
         gone: set[int] = set()
         kept: dict[int, ValueRef] = {}
         ops = {uid for site in self._sites for uid in site.ops}
@@ -151,9 +147,9 @@ class _Strip:
                 continue
             settled = gone | kept.keys()
             readers = [use for use in self._graph.uses(out) if use not in self._taken and use.op not in settled]
-            if out in self._bypassed and (readers or out.name in elsewhere):
+            if out in self._bypassed and (readers or out.name in self._elsewhere):
                 kept[uid] = self._bypassed[out]
-            elif not readers and out.name not in elsewhere:
+            elif not readers and out.name not in self._elsewhere:
                 gone.add(uid)
         return frozenset(gone), kept
 
@@ -165,19 +161,25 @@ class _Strip:
                 if use.op not in gone:
                     e.rewire(use.op, use.slot, use.index, name)
 
-    def _check_detached(self, site: QuantSite, taken_out: frozenset[int]) -> None:
-        left = [self._graph.by_uid[use.op] for use in site.uses if use not in self._taken]
-        if left and not taken_out.issuperset(site.ops):
-            raise QuantError(
-                f"the stored integers of weight {site.value.name!r} are also read by {left[0].type}, which keeps them",
-                where=place(self._graph, left[0]),
-                hint="strip all layers, or fold this weight to float first",
-            )
+    def _check_detached(self, site: QuantSite, settled: Set[int]) -> None:
+        """Nobody may go on reading the stored integers as such."""
+        whole = _stands_after(self._graph, site) and settled.issuperset(site.ops)
+        readers = [use for use in (*self._graph.uses(site.value), *site.uses) if not (whole and use in site.uses)]
+        left = [use for use in readers if use not in self._taken and use.op not in settled]
+        if not left and site.value.name not in self._elsewhere:
+            return
+        reader = place(self._graph, self._graph.by_uid[left[0].op]) if left else "another block"
+        raise QuantError(
+            f"{reader} reads the stored integers of this weight too, and keeps them",
+            where=f"weight {site.value.name!r}",
+            hint="strip all layers, or fold this weight to float first",
+        )
 
     def _restore(self, e: Edit, site: QuantSite) -> None:
         ints = self._model.params.get(site.value.name)
         if ints is None:
             return
+        check_threshold(site, ints)
         e.set_param(site.value.name, dequantize(ints, site.threshold, site.spec))
         e.redeclare(dataclasses.replace(e.decl(site.value.name), dtype=DType.FLOAT32))
 
