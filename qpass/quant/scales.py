@@ -59,6 +59,8 @@ class ScaleTable:
         for name, array in self.weights.items():
             if not np.isfinite(array).all() or (array < 0).any():
                 raise QuantError("a threshold is not a finite number >= 0", where=f"weight {name!r}")
+            if name not in self.weight_axes:
+                raise QuantError("no channel axis is given for it (None is per tensor)", where=f"weight {name!r}")
 
     def to_json(self) -> str:
         """The table as JSON text, in a stable order."""
@@ -106,7 +108,7 @@ class ScaleTable:
                 samples=body["samples"],
                 ranges={n: (float(a["range"][0]), float(a["range"][1])) for n, a in acts.items() if a["range"]},
             )
-        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as e:
+        except (LookupError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as e:
             raise QuantError(
                 f"not a scale table ({type(e).__name__}: {e})",
                 where=where,
