@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 
 from qpass.errors import UsageError
 from qpass.formats.files import load
-from qpass.job import Job, QuantOptions, ptq_job, qat_job
+from qpass.job import Job, PTQJob, QATJob
+from qpass.options import QuantOptions
+from qpass.runtime.data import Batches
 
 if TYPE_CHECKING:
     from qpass.analysis.evaluate import Evaluate
@@ -76,22 +78,22 @@ class _Analysis:
     @property
     def result(self) -> AnalysisResult:
         """The ranking; computed by the first call that needs it."""
-        return self._job.analyse()
+        return self._job.result
 
     def metric_error_analyse(self) -> AnalysisResult:
         """Evaluate every layer and write `analysis.txt`, `.json`, `.csv`, the chart and the histograms."""
-        result = self._job.analyse()
         self._job.write_ranking()
         self._job.write_histograms()
-        return result
+        return self._job.result
 
     def statistical_analyse(self) -> list[Path]:
         """Write `statistic.csv` and the box plots of weights and activations; the files."""
         return self._job.write_statistics()
 
     def analysis(self) -> AnalysisResult:
-        """Everything: `statistical_analyse`, which is quick, then `metric_error_analyse`."""
-        self.statistical_analyse()
+        """Everything: `statistical_analyse` where there are data (it is quick), then `metric_error_analyse`."""
+        if self._job.source is not None:
+            self.statistical_analyse()
         return self.metric_error_analyse()
 
 
@@ -143,9 +145,10 @@ class AnalysisPTQ(_Analysis):
     ) -> None:
         if data_loader is None:
             raise UsageError("data_loader is None", where="AnalysisPTQ", hint="calibration needs batches of inputs")
-        self._job = ptq_job(
-            load(model_dir, model_filename=model_filename, params_filename=params_filename),
-            data_loader,
+        model = load(model_dir, model_filename=model_filename, params_filename=params_filename)
+        self._job = PTQJob(
+            model=model,
+            source=Batches.of(model, data_loader),
             evaluate=eval_function,
             save_dir=Path(save_dir),
             checkpoint_name=checkpoint_name,
@@ -217,10 +220,11 @@ class AnalysisQAT(_Analysis):
         def read(folder: str | Path) -> Model:
             return load(folder, model_filename=model_filename, params_filename=params_filename)
 
-        self._job = qat_job(
-            read(quant_model_dir),
-            None if float_model_dir is None else read(float_model_dir),
-            data_loader,
+        model = read(quant_model_dir)
+        self._job = QATJob(
+            model=model,
+            float_model=None if float_model_dir is None else read(float_model_dir),
+            source=None if data_loader is None else Batches.of(model, data_loader),
             evaluate=eval_function,
             save_dir=Path(save_dir),
             resume=resume,

@@ -83,7 +83,7 @@ def _analyze(args: argparse.Namespace) -> int:
     model = load_model(args)
     with Bar("layers") as bar:
         job = make_job(args, model, bar)
-        result = job.analyse()
+        result = job.result
     files = [*job.write_ranking(), *job.write_histograms()]
     if args.statistics:
         files += job.write_statistics()
@@ -117,9 +117,10 @@ def make_job(args: argparse.Namespace, model: Model, bar: Bar) -> Job:
         If arguments of one mode are given in the other.
     """
     from qpass.formats.files import load
-    from qpass.job import QuantOptions, ptq_job, qat_job
+    from qpass.job import PTQJob, QATJob
+    from qpass.options import QuantOptions
     from qpass.quant.encodings import find_sites
-    from qpass.runtime.data import load_data, load_function
+    from qpass.runtime.data import Batches, load_data, load_function
 
     quantized = bool(find_sites(model))
     for name in PTQ_ONLY if quantized else QAT_ONLY:
@@ -137,13 +138,13 @@ def make_job(args: argparse.Namespace, model: Model, bar: Bar) -> Job:
             **{name: getattr(args, name) for name in PTQ_ONLY},
         }
     )
-    data = load_data(args.data, batch_size=args.batch_size)
+    source = Batches.of(model, load_data(args.data, batch_size=args.batch_size))
     evaluate = None if args.eval is None else load_function(args.eval)
     folder = Path(args.output)
     if not quantized:
-        return ptq_job(
-            model,
-            data,
+        return PTQJob(
+            model=model,
+            source=source,
             evaluate=evaluate,
             save_dir=folder,
             options=options,
@@ -151,10 +152,10 @@ def make_job(args: argparse.Namespace, model: Model, bar: Bar) -> Job:
             num_histogram_plots=args.plots,
             progress=bar,
         )
-    return qat_job(
-        model,
-        None if args.float is None else load(args.float),
-        data,
+    return QATJob(
+        model=model,
+        float_model=None if args.float is None else load(args.float),
+        source=source,
         evaluate=evaluate,
         save_dir=folder,
         options=options,

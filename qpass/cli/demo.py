@@ -29,35 +29,37 @@ def execute(args: argparse.Namespace) -> int:
     from qpass import demo
     from qpass.cli.progress import Bar
     from qpass.formats.files import load
-    from qpass.job import QuantOptions, ptq_job, qat_job
+    from qpass.job import PTQJob, QATJob
+    from qpass.options import QuantOptions
+    from qpass.runtime.data import Batches
 
     folder = Path(args.output)
     model, twin = load(demo.float_prefix()), load(demo.qat_prefix())
     print("A small CNN for handwritten digits, its quantization-aware trained twin, and 500 held-out digits.\n")
     print("1. The float model: each layer alone is quantized to int8 (metric: mean probability of the true digit)")
     with Bar("layers") as bar:
-        ptq = ptq_job(
-            model,
-            demo.calibration_data(),
+        ptq = PTQJob(
+            model=model,
+            source=Batches.of(model, demo.calibration_data()),
             evaluate=demo.true_class_probability,
             save_dir=folder / "ptq",
             options=QuantOptions(),
             progress=bar,
         )
-        ptq.analyse()
+        _ = ptq.result
     _finish(ptq)
     print("\n2. The quantized twin: each layer alone is put back to float")
     with Bar("layers") as bar:
-        qat = qat_job(
-            twin,
-            model,
-            demo.calibration_data(),
+        qat = QATJob(
+            model=twin,
+            float_model=model,
+            source=Batches.of(twin, demo.calibration_data()),
             evaluate=demo.true_class_probability,
             save_dir=folder / "qat",
             options=QuantOptions(),
             progress=bar,
         )
-        qat.analyse()
+        _ = qat.result
     _finish(qat)
     print("\n3. Accuracy on the 500 held-out digits")
     _print_accuracies(folder, ptq, qat)
@@ -68,7 +70,7 @@ def _finish(job: Job) -> None:
     from qpass.cli.analyze import print_result
     from qpass.job import default_skip_list
 
-    result = job.analyse()
+    result = job.result
     skip = default_skip_list(result)
     files = [*job.write_ranking(), *job.write_histograms(), *job.write_statistics()]
     files += [job.write_skip_list(skip), job.write_model(skip)]
