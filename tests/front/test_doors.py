@@ -353,8 +353,8 @@ def test_an_evaluation_that_raises_names_the_layer_and_keeps_what_was_done(tmp_p
 def test_without_data_there_is_a_ranking_and_no_histogram(tmp_path: Path, qat: Path) -> None:
     analyzer = AnalysisQAT(demo.qat_prefix(), demo.float_prefix(), eval_function=eval_function, save_dir=tmp_path)
     with pytest.raises(UsageError, match="statistics need data"):
-        analyzer.analysis()
-    analyzer.metric_error_analyse()
+        analyzer.statistical_analyse()
+    analyzer.analysis()
     assert names(tmp_path) == TEXTS
     assert first_layers(tmp_path, 8) == first_layers(qat, 8)
 
