@@ -40,7 +40,7 @@ class Params(Mapping[str, np.ndarray]):
         if self is other:
             return True
         return self._arrays.keys() == other._arrays.keys() and all(
-            _same(array, other._arrays[name]) for name, array in self._arrays.items()
+            same_array(array, other._arrays[name]) for name, array in self._arrays.items()
         )
 
     __hash__ = None  # type: ignore[assignment]
@@ -80,5 +80,6 @@ def _read_only(array: np.ndarray) -> np.ndarray:
     return view
 
 
-def _same(a: np.ndarray, b: np.ndarray) -> bool:
+def same_array(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether two arrays are equal in dtype, shape and bytes."""
     return a is b or (a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes())

@@ -17,6 +17,7 @@ from qpass.errors import EditError
 from qpass.ir.graph import Decl, Graph, Use
 from qpass.ir.model import Model
 from qpass.ir.op import Attr, Op
+from qpass.ir.params import same_array
 from qpass.ir.verify import neighbourhood, place, verify
 
 
@@ -290,7 +291,7 @@ class Edit:
     def _commit(self) -> None:
         graph = self._graph()
         params = self.model.params
-        updates = {n: a for n, a in self._params.items() if n not in params or not _same(params[n], a)}
+        updates = {n: a for n, a in self._params.items() if n not in params or not same_array(params[n], a)}
         drops = [n for n in self._drops if n in params]
         if graph is self._before and not updates and not drops:
             return
@@ -331,10 +332,6 @@ def _words(graph: Graph, definition: Use | None) -> str:
         return "as it stood at the start"
     op = graph.by_uid[definition.op]
     return f"written by op {graph.position[op.uid]} ({op.type}, {definition.slot})"
-
-
-def _same(a: np.ndarray, b: np.ndarray) -> bool:
-    return a is b or (a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes())
 
 
 def _names(ports: Iterable[object]) -> list[str]:
