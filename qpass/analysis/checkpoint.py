@@ -11,9 +11,10 @@ import json
 import math
 import os
 from collections.abc import Mapping
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 from qpass.errors import CheckpointError
 
@@ -60,7 +61,8 @@ class Checkpoint:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             size = self._take_over(header) if resume and self.path.exists() else self._put_aside()
-            self._file: BinaryIO = self.path.open("r+b" if size else "wb")
+            # Unbuffered: a buffer that a full disk did not take would be written again when the file is closed.
+            self._file: FileIO = self.path.open("r+b" if size else "wb", buffering=0)
             self._file.truncate(size)
             self._file.seek(size)
             if not size:
@@ -92,8 +94,9 @@ class Checkpoint:
         self.done[key] = record
 
     def _write(self, body: Mapping[str, object]) -> None:
-        self._file.write(json.dumps(body, ensure_ascii=False, allow_nan=False).encode() + b"\n")
-        self._file.flush()
+        rest = memoryview(json.dumps(body, ensure_ascii=False, allow_nan=False).encode() + b"\n")
+        while rest:
+            rest = rest[self._file.write(rest) :]
         os.fsync(self._file.fileno())
 
     def _put_aside(self) -> int:
@@ -161,7 +164,7 @@ class Checkpoint:
 def _parse(line: bytes) -> object:
     try:
         body: object = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return body
 
