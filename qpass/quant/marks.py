@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 
-from qpass.ir.op import Attr, AttrKind, Op
+from qpass.ir.op import Attr, Op
 from qpass.rewrite.edit import Edit
 
 _TYPE = "quantization_type"
@@ -25,8 +25,8 @@ def mark(e: Edit, uid: int) -> None:
     before = e.op(uid).attrs.get(_TYPE)
     if before is None:
         e.set_attr(uid, _TYPE, Attr.str(_OURS))
-    elif before.kind is AttrKind.STRING:
-        e.set_attr(uid, _TYPE, Attr.str(f"{_OVER}{before.value}"))
+    elif isinstance(before.value, str):
+        e.set_attr(uid, _TYPE, Attr(before.kind, f"{_OVER}{before.value}"))
 
 
 def unmark(e: Edit, uid: int) -> None:
@@ -38,7 +38,7 @@ def unmark(e: Edit, uid: int) -> None:
     elif value == _OURS:
         e.drop_attrs(uid, [_TYPE])
     else:
-        e.set_attr(uid, _TYPE, Attr.str(str(value).removeprefix(_OVER)))
+        e.set_attr(uid, _TYPE, Attr(op.attrs[_TYPE].kind, str(value).removeprefix(_OVER)))
 
 
 def is_ours(op: Op) -> bool:

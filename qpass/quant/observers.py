@@ -174,7 +174,7 @@ def as_real(array: np.ndarray) -> np.ndarray:
     """
     if array.dtype.name in ("float32", "float64"):
         return array
-    if DType.of(array) is DType.BFLOAT16:
+    if array.dtype == DType.BFLOAT16.numpy:
         return (array.astype(np.uint32) << 16).view(np.float32)
     if array.dtype.name == "float16":
         return array.astype(np.float32)

@@ -163,7 +163,7 @@ class _Strip:
 
     def _check_detached(self, site: QuantSite, settled: Set[int]) -> None:
         """Nobody may go on reading the stored integers as such."""
-        whole = _stands_after(self._graph, site) and settled.issuperset(site.ops)
+        whole = _stands_after(self._graph, site) and settled >= set(site.ops)
         readers = [use for use in (*self._graph.uses(site.value), *site.uses) if not (whole and use in site.uses)]
         left = [use for use in readers if use not in self._taken and use.op not in settled]
         if not left and site.value.name not in self._elsewhere:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from qpass.errors import QuantError
-from qpass.quant.observers import ACTIVATION_ALGOS, weight_threshold
+from qpass.quant.observers import ACTIVATION_ALGOS, AbsMax, weight_threshold
 
 FINITE = st.floats(-1e6, 1e6, width=32)
 BATCHES = st.lists(
@@ -90,3 +90,16 @@ def test_bad_weights() -> None:
         weight_threshold(np.array([1, np.nan], np.float32), 0, "w")
     with pytest.raises(QuantError, match=r"weight 'w': there is no axis 1"):
         weight_threshold(np.ones(3, np.float32), 1, "w")
+
+
+@pytest.mark.parametrize("array", [np.array(["a"]), np.array([None]), np.array([1j])])
+def test_what_is_no_real_number_is_refused(array):
+    with pytest.raises(QuantError, match="cannot quantize numbers of dtype"):
+        AbsMax("y").update(array)
+
+
+def test_unsigned_integers_of_any_width():
+    for kind in ("uint8", "uint32", "uint64"):
+        watched = AbsMax("y")
+        watched.update(np.array([3, 200], kind))
+        assert watched.threshold() == 200.0
