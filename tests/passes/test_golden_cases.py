@@ -6,9 +6,9 @@ import dataclasses
 from collections.abc import Callable
 
 import pytest
-from support.golden_case import FOLDER, Case, shown
+from support.golden_case import FOLDER, Case, named_passes, shown
 
-from qpass.passes import DropDebugInfo, DropIdentity, FoldBatchNorm, RemoveUnused, parse_passes
+from qpass.passes import DropDebugInfo, DropIdentity, FoldBatchNorm, RemoveUnused
 from qpass.rewrite.passes import spec_name
 from qpass.rewrite.pipeline import run
 
@@ -17,7 +17,7 @@ CHANGED = [stem for stem, case in CASES.items() if case.expected is not None]
 
 
 def check(case: Case) -> None:
-    before, passes = case.input(), parse_passes(case.passes)
+    before, passes = case.input(), named_passes(case.passes)
     made = run(before, passes)
     if case.expected is None:
         assert made is before

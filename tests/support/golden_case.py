@@ -11,6 +11,8 @@
     qpass text 1
     ...
 
+Scale tables (``scales=two_products.json``) stand beside the cases.
+
 A case without an expected text must come back as the same object. Parameters get values that follow from their names,
 so that the digests in the expected text check the arithmetic. ``python tests/support/golden_case.py`` writes all cases
 again, inputs in canonical form; look at the difference before you keep it.
@@ -33,6 +35,7 @@ from qpass.ir.text import dump, parse
 from qpass.ir.verify import persistable_tensors, verify
 from qpass.passes import parse_passes
 from qpass.rewrite.apply import PatternPass
+from qpass.rewrite.passes import Pass
 from qpass.rewrite.pipeline import run
 
 FOLDER = Path(__file__).resolve().parents[1] / "data" / "passes"
@@ -56,11 +59,11 @@ class Case:
         return filled(parse(self.before))
 
     def result(self) -> Model:
-        return run(self.input(), parse_passes(self.passes))
+        return run(self.input(), named_passes(self.passes))
 
     def misses(self) -> str:
         model, found = self.input(), []
-        for each in parse_passes(self.passes):
+        for each in named_passes(self.passes):
             if isinstance(each, PatternPass):
                 found += [str(miss) for miss in each.explain(model)]
         return "\n".join(found)
@@ -70,8 +73,12 @@ class Case:
         before = self.input()
         head = f"passes: {self.passes}\n" + (f"miss: {self.miss}\n" if self.miss else "")
         text = f"{head}--- input\n{shown(before)}"
-        made = run(before, parse_passes(self.passes))
+        made = run(before, named_passes(self.passes))
         return text if made is before else f"{text}--- expected\n{shown(made)}"
+
+
+def named_passes(text: str) -> tuple[Pass, ...]:
+    return parse_passes(re.sub(r"scales=(\w+\.json)", lambda found: f'scales="{FOLDER / found[1]}"', text))
 
 
 def shown(model: Model) -> str:
