@@ -164,7 +164,7 @@ def test_a_static_data_loader_without_return_list(expected: bytes, tmp_path: Pat
 
     paddle.enable_static()
     try:
-        with legacy_static():
+        with legacy_static(), paddle.static.program_guard(paddle.static.Program()):
             feeds = [paddle.static.data("image", [-1, 1, 8, 8]), paddle.static.data("label", [-1], "int64")]
             assert two_layers(loader(feed_list=feeds, return_list=False), tmp_path) == expected
     finally:
