@@ -191,7 +191,7 @@ JOBS = {
         "The quantized classifier with everything stripped",
         "SROIE lines at 0 and 180 degrees, by Paddle Inference on the files. The stripped model keeps its own weights "
         '(`restore="self"`). The 500 are every fourth line in the order of the label file: of the selections tried the '
-        "one that gives the 97.8 % and 97.4 % published with the models; all 2,076 lines stand beside it.",
+        "one that gives the 97.8 % and 97.4 % reported for these models; all 2,076 lines stand beside it.",
     ),
 }
 
