@@ -18,6 +18,7 @@ import pytest
 from support.commands import Answer, qpass
 
 from qpass import demo
+from qpass.analysis.result import AnalysisResult, LayerResult
 from qpass.cli.main import OPTIONS
 from qpass.runtime.engines import ENGINES
 
@@ -236,8 +237,8 @@ def test_results_that_are_none(results: str) -> None:
     Path("binary").write_bytes(b"\xff\xfe\0")
     Path("deep.json").write_text("[" * 200_000)
     Path("list.json").write_text("[1]")
-    row = {"layer": "a", "family": "conv2d", "metric": 1, "sensitivity": "high"}
-    Path("words.json").write_text(json.dumps({"qpass_analysis": 1, "mode": "ptq", "rows": [row]}))
+    whole = AnalysisResult("ptq", "accuracy", True, 0.9, None, (LayerResult("a", "conv2d", 0.2, 0.7),)).to_json()
+    Path("words.json").write_text(whole.replace("0.7", '"high"'))
     refused(qpass("skiplist", results, "--threshold", "0.5"), "skiplist", 2, "qpass analyze")
 
 
