@@ -68,6 +68,7 @@ class FacadeExecutor:
         try:
             with legacy_static() as paddle:
                 self.program: Any = paddle.static.Program.parse_from_string(pdmodel.encode(model.blocks, model.extra))
+                _give_roles(self.program)
                 block = self.program.global_block()
                 self.fetch_list: list[Any] = [block.var(port.name) for port in model.fetches]
         except PADDLE_ERRORS as e:
@@ -77,7 +78,7 @@ class FacadeExecutor:
         self,
         program: Any = None,
         feed: Any = None,
-        fetch_list: Sequence[Any] | None = None,
+        fetch_list: Any = None,
         feed_var_name: str = "feed",
         fetch_var_name: str = "fetch",
         scope: Any = None,
@@ -91,7 +92,7 @@ class FacadeExecutor:
         program : paddle.static.Program
         feed : dict, or a list or tuple of one dict
             Arrays, tensors or nested lists by input name; names that the program does not read are passed over.
-        fetch_list : sequence of variables or names
+        fetch_list : variable or name, or a sequence of them
         feed_var_name, fetch_var_name : str
             For a real executor.
         scope : paddle.static.Scope, optional
@@ -101,11 +102,12 @@ class FacadeExecutor:
         **options
             For a real executor.
         """
-        if program is not self.program or not self._are_outputs(fetch_list):
+        wanted = fetch_list if isinstance(fetch_list, (list, tuple)) else [] if fetch_list is None else [fetch_list]
+        if program is not self.program or not self._are_outputs(wanted):
             return self._run_real(
                 program,
                 feed=feed,
-                fetch_list=fetch_list,
+                fetch_list=wanted,
                 feed_var_name=feed_var_name,
                 fetch_var_name=fetch_var_name,
                 scope=scope,
@@ -113,7 +115,7 @@ class FacadeExecutor:
                 **options,
             )
         outputs = dict(zip(self._session.fetch_names, self._session.run(self._batch(feed)), strict=True))
-        arrays = [outputs[_name(item)] for item in fetch_list or ()]
+        arrays = [outputs[_name(item)] for item in wanted]
         return arrays if return_numpy else [_tensor(array) for array in arrays]
 
     def close(self) -> None:
@@ -124,8 +126,8 @@ class FacadeExecutor:
             raise AttributeError(name)
         return getattr(self._executor(), name)
 
-    def _are_outputs(self, fetch_list: Sequence[Any] | None) -> bool:
-        return bool(fetch_list) and all(_name(item) in self._session.fetch_names for item in fetch_list or ())
+    def _are_outputs(self, fetch_list: Sequence[Any]) -> bool:
+        return bool(fetch_list) and all(_name(item) in self._session.fetch_names for item in fetch_list)
 
     def _batch(self, feed: Any) -> dict[str, np.ndarray]:
         if isinstance(feed, (list, tuple)) and len(feed) == 1:
@@ -153,6 +155,14 @@ class FacadeExecutor:
         with legacy_static():
             found: list[Any] = executor.run(program, scope=self._scope if scope is None else scope, **arguments)
         return found
+
+
+def _give_roles(program: Any) -> None:
+    """Say of every op that it belongs to the forward part, where nothing is said: `clone(for_test=True)` asks."""
+    for block in program.blocks:
+        for op in block.ops:
+            if not op.has_attr("op_role"):
+                op._set_attr("op_role", 0)
 
 
 def _name(item: Any) -> str:

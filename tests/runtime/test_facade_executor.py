@@ -71,6 +71,34 @@ def test_positional_arguments_and_tensors(model: Model, expected: np.ndarray) ->
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("by_name", [False, True])
+def test_one_output_need_not_be_a_list(model: Model, expected: np.ndarray, by_name: bool) -> None:
+    def evaluate(executor, program, feed_names, fetch_list):
+        fetch = fetch_list[0].name if by_name else fetch_list[0]
+        return executor.run(program, feed={feed_names[0]: IMAGES}, fetch_list=fetch)
+
+    (found,), runs = called(evaluate, model)
+    assert runs == 1
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_programs_can_be_cloned_for_test(model: Model, expected: np.ndarray) -> None:
+    # `clone(for_test=True)` asks every op for its op_role; neither this model's ops nor inserted ones have any.
+    def evaluate(executor, program, feed_names, fetch_list):
+        paddle.enable_static()
+        try:
+            clone = program.clone(for_test=True)
+        finally:
+            paddle.disable_static()
+        return executor.run(clone, feed={feed_names[0]: IMAGES}, fetch_list=fetch_list)
+
+    import paddle
+
+    (found,), runs = called(evaluate, model)
+    assert runs == 0
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
 def test_other_fetches_go_to_a_real_executor_with_the_models_parameters(model: Model, expected: np.ndarray) -> None:
     inner = next(op for op in model.graph.ops if op.type == "softmax").input("X")[0]
 
