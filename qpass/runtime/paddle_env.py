@@ -24,6 +24,8 @@ _OPERATOR = re.compile(
     r"\[operator < (\S+) > error\]|Operator [(`]?(\w+)(?:[)`]? (?:is|does|has) not|'s)", re.IGNORECASE
 )
 _SUMMARY = "Error Message Summary:"
+# Before the cause stands the op's op_callstack, where it has one: paddle/fluid/framework/op_call_stack.cc
+_CAUSE = re.compile(r"In user code:.*?^\s*(?=\w+Error: )", re.DOTALL | re.MULTILINE)
 
 
 @functools.cache
@@ -85,7 +87,7 @@ def engine_error(doing: str, error: BaseException) -> EngineError:
     text = str(error)
     found = _OPERATOR.search(text)
     op = next((g for g in found.groups() if g), None) if found else None
-    summary = text.partition(_SUMMARY)[2] if _SUMMARY in text else text
+    summary = _CAUSE.sub("", text.partition(_SUMMARY)[2] if _SUMMARY in text else text, count=1)
     lines = [line.strip(" -") for line in summary.splitlines()]
     short = " ".join(line for line in lines if line and not line.startswith(("[Hint", "[operator")))
     where = f"op {op}" if op else None

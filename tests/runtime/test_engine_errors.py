@@ -44,6 +44,16 @@ def test_programs_that_paddle_refuses(engine: str, model: Model, words: str) -> 
 
 
 @pytest.mark.parametrize("engine", CPU)
+def test_the_cause_is_told_of_an_op_that_knows_its_source_lines(engine: str) -> None:
+    source = Attr.strs([f'  File "net.py", line {i}, in forward' for i in range(40)])
+    model = with_op("elementwise_add", {"X": "x", "Y": "w"}, {"op_callstack": source})
+    with pytest.raises(EngineError, match=r"op elementwise_add: .*Broadcast dimension mismatch") as caught:
+        get_engine(engine).session(model).run({"x": X})
+    assert "In user code" in str(caught.value.__cause__)
+    assert "net.py" not in str(caught.value)
+
+
+@pytest.mark.parametrize("engine", CPU)
 def test_models_without_parameters_or_outputs(engine: str) -> None:
     model = Builder().feed("x", [-1, 4]).mul(3).model()
     with pytest.raises(EngineError, match=r"1 parameters are missing, the first is 'linear_0\.w_0'"):
