@@ -123,6 +123,7 @@ def analyze_ptq(
             "program": model.program_digest(),
             "params": model.params_digest(),
             "scales": hashlib.sha256(table.to_json().encode()).hexdigest(),
+            "calibration_data": table.data_digest,
             "algo": table.algo,
             "weight_algo": table.weight_algo,
             "engine": runner.name,

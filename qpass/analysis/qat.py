@@ -97,9 +97,6 @@ def analyze_qat(
         raise UsageError(f"qat_metric is {qat_metric}, expected a finite number")
     fold = FoldQuant(to="float")
 
-    def folded() -> Model:
-        return fold(quantized)
-
     def without(layer: Layer) -> Model:
         return fold(weights.restored(StripQuant(layers=(layer.name,))(quantized), [layer.name]))
 
