@@ -106,6 +106,11 @@ def noise_to_signal(noise: float, signal: float) -> float:
     return noise / signal if signal > 0 else (0.0 if noise == 0 else float("inf"))
 
 
+def sum_of_products(a: np.ndarray, b: np.ndarray) -> float:
+    """``sum(a b)``, the same to the last bit on any number of threads, which ``a @ b`` is not."""
+    return float((a * b).sum())
+
+
 class _Sums:
     """The running sums of one output."""
 
@@ -132,11 +137,11 @@ class _Sums:
         for values, whose in ((r, "the reference"), (v, "the variant")):
             if not np.isfinite(values).all():
                 raise EvalError(f"{whose} has values that are NaN or infinite", where=where)
-        self._rr += float(r @ r)
-        self._vv += float(v @ v)
-        self._rv += float(r @ v)
+        self._rr += sum_of_products(r, r)
+        self._vv += sum_of_products(v, v)
+        self._rv += sum_of_products(r, v)
         noise = v - r
-        self._noise += float(noise @ noise)
+        self._noise += sum_of_products(noise, noise)
 
     def cosine(self) -> float:
         if self._discrete:

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from qpass.analysis.metric import noise_to_signal, sqnr_db
+from qpass.analysis.metric import noise_to_signal, sqnr_db, sum_of_products
 from qpass.errors import QuantError, UsageError
 from qpass.ir.graph import ValueRef
 from qpass.ir.model import Model
@@ -252,8 +252,8 @@ class _Collector:
             self._quantiles = tuple(float(q) for q in np.quantile(array.astype(np.float64), QUANTILES))
         x = array.astype(np.float64).ravel()
         error = quantized.astype(np.float64).ravel() - x
-        self._signal += float(x @ x)
-        self._noise += float(error @ error)
+        self._signal += sum_of_products(x, x)
+        self._noise += sum_of_products(error, error)
 
     def statistics(self, point: _Point) -> TensorStatistics:
         """What was found, for one of the layers that read the tensor."""

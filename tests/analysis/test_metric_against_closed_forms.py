@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -31,6 +35,23 @@ def test_a_large_offset_does_not_swamp_the_sums() -> None:
     v = r.copy()
     v[::2] += np.float32(0.0625)
     assert compare(([r], [v])).sqnr_db == pytest.approx(10 * np.log10(2e6 / 0.0625**2), rel=1e-12)
+
+
+def test_the_number_of_threads_changes_no_bit() -> None:
+    code = (
+        "import numpy as np\n"
+        "from qpass.analysis.metric import Comparison\n"
+        "rng, found = np.random.default_rng(0), Comparison(['out'])\n"
+        "for _ in range(4):\n"
+        "    r = rng.normal(size=300_001)\n"
+        "    found.add([r], [r + 0.1 * rng.normal(size=r.size)])\n"
+        "print(found.result())\n"
+    )
+    told = set()
+    for threads in ("1", "2", "3"):
+        environment = {**os.environ, "OPENBLAS_NUM_THREADS": threads, "OMP_NUM_THREADS": threads}
+        told.add(subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True).stdout)
+    assert len(told) == 1
 
 
 def test_equal_outputs() -> None:
