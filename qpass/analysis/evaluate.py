@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Literal, Protocol, TypeAlias
 
 import numpy as np
@@ -18,7 +18,7 @@ from qpass.analysis.metric import Comparison
 from qpass.analysis.spool import Spool
 from qpass.errors import EvalError, UsageError
 from qpass.ir.model import Model
-from qpass.runtime.data import Batches
+from qpass.runtime.data import Batches, as_feed
 from qpass.runtime.engine import Engine, Session
 from qpass.runtime.facade import call_eval_function
 
@@ -259,8 +259,7 @@ def check_interface(model: Model, reference: Model) -> None:
 def _predictor(model: Model, session: Session) -> Callable[[object], list[np.ndarray]]:
     def predict(batch: object) -> list[np.ndarray]:
         """Outputs of the model under evaluation for one batch: an array, a tuple of arrays, or a dict by input name."""
-        feed: Mapping[str, np.ndarray] = next(iter(Batches(model.feeds, [batch])))
-        return session.run(feed)
+        return session.run(as_feed(model.feeds, batch, "predict"))
 
     return predict
 

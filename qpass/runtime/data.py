@@ -87,14 +87,14 @@ class Batches:
         count = 0
         for item in itertools.islice(_guarded(self._source), self._limit):
             where = f"batch {count + 1}"
-            batch = checked_feed(self.feeds, _named(self.feeds, item, where), where)
-            check_finite(batch, where)
+            batch = as_feed(self.feeds, item, where)
             if not self._warned:
                 self._warned = True
                 warn_spatial(self.feeds, batch, where)
-            for name, array in batch.items():
-                digest.update(f"{name}\0{array.dtype.str}{array.shape}".encode())
-                digest.update(array.data)
+            if self._digest is None:
+                for name, array in batch.items():
+                    digest.update(f"{name}\0{array.dtype.str}{array.shape}".encode())
+                    digest.update(array.data)
             count += 1
             yield batch
         if not count:
@@ -114,6 +114,28 @@ class Batches:
             for _ in self:
                 pass
         return self._digest or ""
+
+
+def as_feed(feeds: Sequence[Port], item: object, where: str) -> dict[str, np.ndarray]:
+    """One item of a source of batches as checked arrays by feed name.
+
+    Parameters
+    ----------
+    feeds : sequence of Port
+        The model's inputs.
+    item : object
+        A batch in any of the forms of `Data`.
+    where : str
+        Name of the batch, for messages.
+
+    Raises
+    ------
+    DataError
+        If it does not fit the inputs or holds NaN.
+    """
+    batch = checked_feed(feeds, _named(feeds, item, where), where)
+    check_finite(batch, where)
+    return batch
 
 
 def load_data(spec: str | Path, *, batch_size: int = 32) -> Data:
@@ -218,7 +240,7 @@ class _Called:
         made = self._function()
         if isinstance(made, Iterator):
             return made
-        if not isinstance(made, Iterable) and not hasattr(made, "__iter__"):
+        if not isinstance(made, Iterable):
             raise DataError(f"the data function returned {type(made).__name__}, expected batches", where="data")
         self._result = _source(made, *self._args)
         return iter(self._result)
