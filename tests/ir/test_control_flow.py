@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.paddle_run import run_in_paddle
+from support.infer import infer
 
 from qpass.errors import EditError, VerifyError
 from qpass.formats import pdiparams, pdmodel
@@ -69,7 +69,7 @@ def test_dump_is_golden(model: Model):
 @pytest.mark.parametrize(("scale", "shift"), [(0.3, -0.5), (-0.3, -0.5), (0.5, 1.0), (0.0, 0.01)])
 def test_paddle_runs_what_we_write_and_every_branch_is_taken(model: Model, scale: float, shift: float):
     x = (np.arange(8, dtype=np.float32).reshape(2, 4) * scale + shift).astype(np.float32)
-    np.testing.assert_allclose(run_in_paddle(model, x), expected(model, x), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(infer(model, {model.feeds[0].name: x})[0], expected(model, x), rtol=1e-5, atol=1e-6)
 
 
 def test_a_body_can_be_edited(model: Model):
@@ -85,7 +85,7 @@ def test_a_body_can_be_edited(model: Model):
     for _ in range(3):
         value = np.tanh(value @ model.params["loop_weight"]) * 0.5
     value = value * 2 if value.mean() > 0 else value - model.params["branch_bias"] * (value.mean() > -0.3)
-    np.testing.assert_allclose(run_in_paddle(e.model, x), value, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(infer(e.model, {e.model.feeds[0].name: x})[0], value, rtol=1e-5, atol=1e-6)
     assert e.model.blocks[0] is model.blocks[0]
 
 

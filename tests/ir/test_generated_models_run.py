@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import given
 from support.build import Builder
-from support.paddle_run import run_in_paddle
+from support.infer import infer
 from support.strategies import runnable_models
 
 from qpass.ir.model import Model
@@ -14,7 +14,7 @@ from qpass.ir.model import Model
 @given(runnable_models())
 def test_paddle_runs_generated_models(model: Model):
     x = np.random.default_rng(0).standard_normal((2, *model.feeds[0].shape[1:])).astype(np.float32)
-    out = run_in_paddle(model, x)
+    out = infer(model, {model.feeds[0].name: x})[0]
     assert out.shape == (2, *model.fetches[0].shape[1:])
     assert np.isfinite(out).all()
 
@@ -25,7 +25,7 @@ def test_a_small_perceptron_in_closed_form():
     x = np.random.default_rng(1).standard_normal((6, 5)).astype(np.float32)
     p = model.params
     expected = 2 * (np.maximum(x @ p["linear_0.w_0"], 0) @ p["linear_1.w_0"] + p["bias"])
-    np.testing.assert_allclose(run_in_paddle(model, x), expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(infer(model, {model.feeds[0].name: x})[0], expected, rtol=1e-5, atol=1e-6)
 
 
 def test_a_small_convolution_in_closed_form():
@@ -39,4 +39,4 @@ def test_a_small_convolution_in_closed_form():
     y = np.einsum("nchw,oc->nohw", x, model.params["conv2d_0.w_0"][:, :, 0, 0])
     y = (y - p["w_1"]) / np.sqrt(p["w_2"] + 1e-5) * p["w_0"] + p["b_0"]
     expected = np.maximum(y, 0).mean(axis=(2, 3), keepdims=True)
-    np.testing.assert_allclose(run_in_paddle(model, x), expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(infer(model, {model.feeds[0].name: x})[0], expected, rtol=1e-5, atol=1e-6)

@@ -10,11 +10,11 @@ from hypothesis import assume, given, settings
 from support.build import Builder
 from support.corpus import corpus
 from support.infer import infer
-from support.quantized import count, quantized, residual_net, table, to_bytes
+from support.quantized import count, quantized, residual_net, table
 from support.strategies import models, runnable_models
 
 from qpass.errors import PassError, QuantError
-from qpass.formats.files import load
+from qpass.formats.files import load, to_bytes
 from qpass.ir.dtype import DType
 from qpass.ir.model import Model
 from qpass.ir.params import Params

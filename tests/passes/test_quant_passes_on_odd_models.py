@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from support.build import Builder
 from support.infer import infer
-from support.quantized import quantized, residual_net, table, to_bytes, written_by_paddle
+from support.quantized import quantized, residual_net, table, written_by_paddle
 
 from qpass.errors import QPassError, QuantError
+from qpass.formats.files import to_bytes
 from qpass.ir.dtype import DType
 from qpass.ir.graph import Decl
 from qpass.ir.model import Model

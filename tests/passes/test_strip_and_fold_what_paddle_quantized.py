@@ -10,12 +10,11 @@ from hypothesis import given, settings
 from support.build import Builder
 from support.corpus import corpus
 from support.infer import infer
-from support.paddle_run import run_in_paddle
-from support.quantized import count, quantized, residual_net, to_bytes, written_by_paddle
+from support.quantized import count, quantized, residual_net, written_by_paddle
 from support.strategies import runnable_models
 
 from qpass.errors import PassError, QuantError
-from qpass.formats.files import load
+from qpass.formats.files import load, to_bytes
 from qpass.ir.model import Model
 from qpass.ir.op import Attr
 from qpass.passes import FoldQuant, StripQuant
@@ -125,7 +124,7 @@ def test_folding_of_any_network_computes_the_same(model):
 @pytest.mark.parametrize("to", ["int8", "float"])
 def test_paddle_inference_with_its_own_passes_runs_folded_models(to):
     model = quantized(residual_net())
-    found = run_in_paddle(FoldQuant(to)(model), images()["x"], optimise=True)
+    found = infer(FoldQuant(to)(model), images(), optimise=True)[0]
     # Its fusions change last bits, and a value next to a tie may then fall to the next of 127 levels.
     np.testing.assert_allclose(found, infer(model, images())[0], atol=2e-2)
 

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 
-from qpass.formats import pdiparams, pdmodel
 from qpass.formats.files import load
 from qpass.ir.model import Model
 from qpass.passes import InsertQuant
@@ -46,11 +45,6 @@ def table(model: Model, *, per_channel: bool = True, threshold: float = 3.0) -> 
 
 def quantized(model: Model, **options: object) -> Model:
     return InsertQuant(table(model), **options)(model)  # type: ignore[arg-type]
-
-
-def to_bytes(model: Model) -> tuple[bytes, bytes]:
-    """What saving would write."""
-    return pdmodel.encode(model.blocks, model.extra), b"".join(bytes(c) for c in pdiparams.encode(model.params))
 
 
 def count(model: Model, word: str) -> int:
