@@ -1,8 +1,9 @@
 """Drop what programs record about their own making: Python call stacks and training annotations.
 
-Dropped where present: ``op_callstack`` (source lines), ``op_role`` and ``op_role_var`` (which part of training the op
-belonged to), ``op_namescope`` and ``op_device`` where they say nothing. Kept, because programs are read by them:
+Dropped where present: ``op_callstack`` (source lines), ``op_role_var`` (which gradients the op belonged to),
+``op_namescope`` and ``op_device`` where they say nothing. Kept, because programs are read by them:
 
+- ``op_role``: `Program.clone(for_test=True)` asks every op for it, and fails without (base/framework.py);
 - ``op_namescope`` with a scope of its own: Paddle's quantization finds skipped layers there (``skip_quant``);
 - ``op_device`` with a device: the executor places the op by it (framework/operator.cc, `ChooseKernel`);
 - ``with_quant_attr``: it protects quantization attributes from being stripped when the program is saved again
@@ -18,7 +19,7 @@ from qpass.ir.op import Op
 from qpass.rewrite.edit import edit
 from qpass.rewrite.passes import Pass
 
-_ALWAYS = ("op_callstack", "op_role", "op_role_var")
+_ALWAYS = ("op_callstack", "op_role_var")
 _WHERE_EMPTY = {"op_namescope": ("", "/"), "op_device": ("",)}
 
 

@@ -27,6 +27,7 @@ import numpy.typing as npt
 from qpass.errors import PassError
 from qpass.ir.graph import Decl, ValueRef
 from qpass.ir.op import Attr, Op
+from qpass.ir.schema import FORWARD
 from qpass.rewrite.apply import PatternPass
 from qpass.rewrite.edit import Edit
 from qpass.rewrite.pattern import Either, Match, Miss, Node, Param, Pattern
@@ -73,7 +74,8 @@ class _BatchNorm(Pattern):
                 e.remove(match.ops[name])
         product = linear.output(_output_slot(linear))[0]
         axis = 1 if _channel_axis(match) == 1 else -1
-        add = Op.make("elementwise_add", {"X": product, "Y": beta}, {"Out": bn.output("Y")}, {"axis": Attr.int(axis)})
+        attrs = {"axis": Attr.int(axis), **FORWARD}
+        add = Op.make("elementwise_add", {"X": product, "Y": beta}, {"Out": bn.output("Y")}, attrs)
         match.take_over(e, add)
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from qpass import passes
 from qpass.analysis.evaluate import check_direction
 from qpass.analysis.ptq import analyze_ptq
-from qpass.analysis.qat import analyze_qat, restore_weights
+from qpass.analysis.qat import analyze_qat, check_pair, restore_weights
 from qpass.analysis.result import AnalysisResult
 from qpass.analysis.statistics import TensorStatistics, collect_statistics
 from qpass.api import check_float, quantize
@@ -219,12 +219,22 @@ class QATJob(Job):
         The float twin.
     restore, mapping, qat_metric
         As in `analyze_qat`.
+
+    Raises
+    ------
+    UsageError
+        If the models are not a quantized one and a float one, or the options do not fit.
     """
 
     float_model: Model | None
     restore: str = "float"
     mapping: Mapping[str, str] | None = None
     qat_metric: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_pair(self.model, self.float_model)
+        check_direction(self.evaluate, self.options.higher_is_better)
 
     def rewrite(self, names: Sequence[str]) -> Model:
         """The quantized model with the named layers back in float, their weights restored."""

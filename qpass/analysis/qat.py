@@ -85,7 +85,7 @@ def analyze_qat(
     """
     check_direction(evaluate, higher_is_better)
     sites = find_sites(quantized)
-    _check_models(sites, float_model)
+    check_pair(quantized, float_model)
     layers = _quantized_layers(quantized, sites, op_types)
     weights = _Weights(quantized, float_model, restore, mapping)
     weights.check(layer.name for layer in layers)
@@ -215,8 +215,15 @@ class _Weights:
         return e.model
 
 
-def _check_models(sites: Sequence[QuantSite], float_model: Model | None) -> None:
-    if not sites:
+def check_pair(quantized: Model, float_model: Model | None) -> None:
+    """Refuse models that are not a quantized one and its float twin.
+
+    Raises
+    ------
+    UsageError
+        If the first has no quantization in it, or the second has some.
+    """
+    if not find_sites(quantized):
         raise UsageError(
             "the quantized model has no quantization in it",
             hint="are the two models swapped? analyze_ptq needs no pair",

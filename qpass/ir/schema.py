@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from qpass.ir.op import Attr
+
 INPLACE_PAIRS: Mapping[str, tuple[tuple[str, str], ...]] = {
     "batch_norm": (("Mean", "MeanOut"), ("Variance", "VarianceOut")),
     "fake_quantize_moving_average_abs_max": (("InScale", "OutScale"),),
@@ -53,6 +55,9 @@ OPERANDS: Mapping[str, tuple[str, str, str]] = {
     "matmul_v2": ("Y", "X", "Out"),
 }
 """Op types with weights -> slots of (weight, activation, output)."""
+
+FORWARD: Mapping[str, Attr] = {"op_role": Attr.int(0)}
+"""What Paddle says of every op of a forward pass; `Program.clone(for_test=True)` fails on ops without it."""
 
 DEBUG_ATTRS = ("op_callstack", "op_namescope", "op_role_var", "op_device", "op_role", "with_quant_attr")
 """Attributes that do not change what an op computes; text dumps hide them, and count them."""

@@ -15,6 +15,7 @@ from qpass.ir.dtype import DType
 from qpass.ir.graph import Graph
 from qpass.ir.model import Model
 from qpass.ir.op import Attr, Op
+from qpass.ir.schema import FORWARD
 from qpass.quant.encoding import (
     data_in,
     data_out,
@@ -74,6 +75,7 @@ def linear_attrs(spec: QuantSpec) -> dict[str, Attr]:
         "round_type": Attr.int(spec.rounding.value),
         "is_test": Attr.bool(True),
         "only_observer": Attr.bool(False),
+        **FORWARD,
     }
 
 

@@ -16,6 +16,7 @@ from qpass.errors import QuantError
 from qpass.ir.graph import Graph
 from qpass.ir.model import Model
 from qpass.ir.op import Attr, Op
+from qpass.ir.schema import FORWARD
 from qpass.quant.encoding import (
     data_in,
     data_out,
@@ -83,7 +84,7 @@ def _stored(e: Edit, site: QuantSite) -> Callable[[str, str], Op]:
 
 
 def _attrs(spec: QuantSpec) -> dict[str, Attr]:
-    return {"bit_length": Attr.int(spec.bits), "round_type": Attr.int(spec.rounding.value)}
+    return {"bit_length": Attr.int(spec.bits), "round_type": Attr.int(spec.rounding.value), **FORWARD}
 
 
 def _site(model: Model, op: Op) -> QuantSite | None:

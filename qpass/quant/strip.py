@@ -15,6 +15,7 @@ from qpass.ir.dtype import DType
 from qpass.ir.graph import Graph, Use, ValueRef
 from qpass.ir.model import Model
 from qpass.ir.op import Op
+from qpass.ir.schema import FORWARD
 from qpass.ir.verify import place
 from qpass.quant.encoding import check_threshold, data_in, data_out, replace_maker
 from qpass.quant.fakequant import dequantize
@@ -92,7 +93,7 @@ class _Strip:
         for uid, name in sources.items():
             op = self._graph.by_uid[uid]
             out = op.output(DATA_SLOTS[op.type][1])
-            replace_maker(e, self._graph, op, Op.make("assign", {"X": name}, {"Out": out}))
+            replace_maker(e, self._graph, op, Op.make("assign", {"X": name}, {"Out": out}, FORWARD))
         for uid in sorted(gone):
             e.remove(uid)
         for site in weights:
