@@ -392,11 +392,3 @@ def test_direction_of_a_loss(tmp_path: Path) -> None:
     ).result
     assert result.rows[0].layer == "conv2d_2.w_0"
     assert result.rows[0].sensitivity == result.baseline - result.rows[0].metric > 0
-
-
-@pytest.mark.parametrize("pair", ["swapped", "both quantized"])
-def test_a_wrong_pair_is_refused_before_anything_is_written(tmp_path: Path, pair: str) -> None:
-    quantized = demo.float_prefix() if pair == "swapped" else demo.qat_prefix()
-    with pytest.raises(UsageError, match="are the two models swapped"):
-        AnalysisQAT(quantized, demo.qat_prefix(), data_loader=batches(), save_dir=tmp_path / "results").analysis()
-    assert not (tmp_path / "results").exists()
