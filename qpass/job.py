@@ -23,6 +23,7 @@ from qpass.errors import UsageError
 from qpass.formats.files import save
 from qpass.ir.model import Model
 from qpass.options import QuantOptions
+from qpass.quant.encodings import find_sites
 from qpass.quant.scales import ScaleTable
 from qpass.report.write import write_analysis, write_histograms, write_statistics, write_text
 from qpass.runtime.calibrate import calibrate
@@ -77,6 +78,7 @@ class Job(abc.ABC):
     def __post_init__(self) -> None:
         if self.num_histogram_plots < 0:
             raise UsageError(f"num_histogram_plots is {self.num_histogram_plots}, expected a number >= 0")
+        check_direction(self.evaluate, self.options.higher_is_better)
 
     @functools.cached_property
     def result(self) -> AnalysisResult:
@@ -155,7 +157,6 @@ class PTQJob(Job):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_float(self.model)
-        check_direction(self.evaluate, self.options.higher_is_better)
 
     @functools.cached_property
     def scales(self) -> ScaleTable:
@@ -233,8 +234,7 @@ class QATJob(Job):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_pair(self.model, self.float_model)
-        check_direction(self.evaluate, self.options.higher_is_better)
+        check_pair(find_sites(self.model), self.float_model)
 
     def rewrite(self, names: Sequence[str]) -> Model:
         """The quantized model with the named layers back in float, their weights restored."""

@@ -85,7 +85,7 @@ def analyze_qat(
     """
     check_direction(evaluate, higher_is_better)
     sites = find_sites(quantized)
-    check_pair(quantized, float_model)
+    check_pair(sites, float_model)
     layers = _quantized_layers(quantized, sites, op_types)
     weights = _Weights(quantized, float_model, restore, mapping)
     weights.check(layer.name for layer in layers)
@@ -215,15 +215,15 @@ class _Weights:
         return e.model
 
 
-def check_pair(quantized: Model, float_model: Model | None) -> None:
-    """Refuse models that are not a quantized one and its float twin.
+def check_pair(sites: Sequence[QuantSite], float_model: Model | None) -> None:
+    """Refuse models that are not a quantized one, given by its sites, and its float twin.
 
     Raises
     ------
     UsageError
         If the first has no quantization in it, or the second has some.
     """
-    if not find_sites(quantized):
+    if not sites:
         raise UsageError(
             "the quantized model has no quantization in it",
             hint="are the two models swapped? analyze_ptq needs no pair",

@@ -45,7 +45,7 @@ def decode(buffer: np.ndarray, names: Sequence[str], where: str) -> dict[str, np
     """
     arrays: dict[str, np.ndarray] = {}
     offset = 0
-    ordered = sorted(names, key=str.encode)
+    ordered = ordered_names(names)
     for name in ordered:
         if offset == buffer.size:
             raise FormatError(
