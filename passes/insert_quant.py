@@ -75,10 +75,8 @@ class InsertQuant(Pass):
             return model
         table = ScaleTable.load(self.scales) if isinstance(self.scales, str) else self.scales
         sites = [*self._activations(model, chosen, table), *self._weights(model, chosen, table)]
-        speller = SPELLERS[self.encoding]
         with edit(model) as e:
-            for site in sites:
-                speller.spell(e, model.graph, site)
+            SPELLERS[self.encoding].spell(e, model.graph, sites)
             for uid in dict.fromkeys(use.op for site in sites for use in site.uses):
                 mark(e, uid)
         return e.model

@@ -9,7 +9,7 @@ so a site is taken out by letting its consumers read the value again (`qpass.qua
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -41,16 +41,17 @@ class Encoding(Protocol):
 class Speller(Encoding, Protocol):
     """An encoding that can also be written."""
 
-    def spell(self, e: Edit, graph: Graph, site: QuantSite) -> None:
-        """Write `site` into the transaction: its ops go before its first consumer, its consumers read what they make.
+    def spell(self, e: Edit, graph: Graph, sites: Sequence[QuantSite]) -> None:
+        """Write sites into the transaction: their consumers read quantized values afterwards.
 
         Parameters
         ----------
         e : Edit
         graph : Graph
             The root block as it was when the transaction began.
-        site : QuantSite
-            What to write; its `ops` and `encoding` are not looked at.
+        sites : sequence of QuantSite
+            What to write; their `ops` and `encoding` are not looked at. Their `storage` says what the parameters of
+            weights hold: floats, or the integers.
 
         Raises
         ------

@@ -7,7 +7,7 @@ absmax, not absmax/127. Pairs with the attribute ``only_observer`` are run as id
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -43,18 +43,24 @@ class EncodingB:
         """The sites of the root block that are spelled this way, in program order."""
         return tuple(linear_sites(model, self.name, float_zero=False))
 
-    def spell(self, e: Edit, graph: Graph, site: QuantSite) -> None:
-        """Write a pair around the float value; weights stay float (`FoldQuant` stores them as integers).
+    def spell(self, e: Edit, graph: Graph, sites: Sequence[QuantSite]) -> None:
+        """Write a pair around each float value, and one op behind each weight that holds integers.
+
+        Weights that are float stay float (`FoldQuant` stores them as integers).
 
         Raises
         ------
         QuantError
-            If the value is not float32.
+            If a value is not float32.
         """
+        for site in sites:
+            self._one(e, graph, site)
+
+    def _one(self, e: Edit, graph: Graph, site: QuantSite) -> None:
         name, count = site.value.name, np.asarray(site.threshold).size
         scale = declare_param(e, f"{name}@scale", np.asarray(site.threshold, np.float32).reshape(count))
         zero = declare_param(e, f"{name}@zero_point", np.zeros(count, np.int32))
-        attrs = linear_attrs(site.spec)
+        attrs = {**linear_attrs(site.spec), "only_observer": Attr.bool(site.observer_only)}
 
         def quantize(source: str, target: str) -> Op:
             return Op.make("quantize_linear", {"X": source, "Scale": scale, "ZeroPoint": zero}, {"Y": target}, attrs)
@@ -62,7 +68,8 @@ class EncodingB:
         def dequantize(source: str, target: str) -> Op:
             return Op.make("dequantize_linear", {"X": source, "Scale": scale, "ZeroPoint": zero}, {"Y": target}, attrs)
 
-        insert_chain(e, graph, site, [(QUANTIZED, quantize), (DEQUANTIZED, dequantize)])
+        first = [(QUANTIZED, quantize)] if site.storage is Storage.FLOAT else []
+        insert_chain(e, graph, site, [*first, (DEQUANTIZED, dequantize)])
 
 
 def linear_attrs(spec: QuantSpec) -> dict[str, Attr]:

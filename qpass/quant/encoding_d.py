@@ -7,7 +7,7 @@ inference time).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -29,7 +29,7 @@ from qpass.quant.encoding import (
 )
 from qpass.quant.fakequant import abs_max
 from qpass.quant.ops import FAKE, OBSERVERS
-from qpass.quant.site import QuantSite, Role
+from qpass.quant.site import QuantSite, Role, Storage
 from qpass.quant.spec import QuantSpec, Rounding
 from qpass.rewrite.edit import Edit
 
@@ -47,17 +47,23 @@ class EncodingD:
         """The sites of the root block that are spelled this way, in program order."""
         return tuple(s for op in model.graph.ops if op.type in (*FAKE, *OBSERVERS) if (s := _site(model, op)))
 
-    def spell(self, e: Edit, graph: Graph, site: QuantSite) -> None:
-        """Write one fake-quantize op.
+    def spell(self, e: Edit, graph: Graph, sites: Sequence[QuantSite]) -> None:
+        """Write one fake-quantize op for each site.
 
         Raises
         ------
         QuantError
-            If the value is not float32, or a per-channel threshold is not the largest absolute value of its channel:
-            the op computes it.
+            If a value is not float32, or a per-channel threshold is not the largest absolute value of its channel: the
+            op computes it; if a weight holds integers, or a pair only observes.
         """
-        make = _stored(e, site) if site.spec.axis is None else _channels(e, site)
-        insert_chain(e, graph, site, [(_OUT, make)])
+        for site in sites:
+            if site.storage is not Storage.FLOAT or site.observer_only:
+                what = "only observes" if site.observer_only else "is stored as integers"
+                raise QuantError(
+                    f"it {what}, which encoding D cannot say", where=f"value {site.value}", hint="use encoding B"
+                )
+            make = _stored(e, site) if site.spec.axis is None else _channels(e, site)
+            insert_chain(e, graph, site, [(_OUT, make)])
 
 
 def _channels(e: Edit, site: QuantSite) -> Callable[[str, str], Op]:
