@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from qpass.analysis.ptq import analyze_ptq
     from qpass.analysis.qat import analyze_qat
     from qpass.analysis.result import AnalysisResult
+    from qpass.analysis.target import TargetResult
     from qpass.api import quantize
     from qpass.doors import AnalysisPTQ, AnalysisQAT, AnalysisQuant
     from qpass.errors import QPassError
@@ -42,6 +43,7 @@ _HOMES = {
     "Pipeline": "qpass.rewrite.pipeline",
     "QPassError": "qpass.errors",
     "ScaleTable": "qpass.quant.scales",
+    "TargetResult": "qpass.analysis.target",
     "analyze_ptq": "qpass.analysis.ptq",
     "analyze_qat": "qpass.analysis.qat",
     "calibrate": "qpass.runtime.calibrate",
@@ -70,6 +72,7 @@ __all__ = [
     "Pipeline",
     "QPassError",
     "ScaleTable",
+    "TargetResult",
     "__version__",
     "analyze_ptq",
     "analyze_qat",

@@ -12,10 +12,12 @@ from qpass.formats.files import load
 from qpass.job import Job, PTQJob, QATJob
 from qpass.options import QuantOptions
 from qpass.runtime.data import Batches
+from qpass.target_job import reach_target
 
 if TYPE_CHECKING:
     from qpass.analysis.evaluate import Evaluate
     from qpass.analysis.result import AnalysisResult
+    from qpass.analysis.target import TargetResult
     from qpass.ir.model import Model
     from qpass.runtime.data import Data
 
@@ -95,6 +97,28 @@ class _Analysis:
         if self._job.source is not None:
             self.statistical_analyse()
         return self.metric_error_analyse()
+
+    def get_target_quant_model(self, target_metric: float) -> TargetResult:
+        """Find a skip list that reaches a metric and from which no layer can be dropped, and save that model.
+
+        The model goes to ``target_quant_model/model`` in the folder for results, with ``target.txt``, ``.json`` and
+        ``.csv`` (every model tried) and ``skip_tensor_list.txt`` beside it. First nothing is skipped: layers are ranked
+        only where that misses the target. Evaluate on all the data that the target is about.
+
+        Parameters
+        ----------
+        target_metric : float
+            Absolute, on the scale of the evaluation; a metric that equals it reaches it.
+
+        Raises
+        ------
+        UsageError
+            If the target is no finite number.
+        TargetError
+            If even the float model misses the target, or nothing but the float model reaches it; what was tried is
+            written.
+        """
+        return reach_target(self._job, target_metric, self._job.save_dir / "target_quant_model" / "model").result
 
 
 class AnalysisPTQ(_Analysis):

@@ -67,5 +67,9 @@ class CheckpointError(QPassError):
     """A checkpoint cannot be read, or belongs to another job."""
 
 
+class TargetError(QPassError):
+    """A target metric is out of reach of quantization."""
+
+
 class UsageError(QPassError):
     """An argument is wrong; the command line answers with exit code 2."""

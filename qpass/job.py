@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import abc
 import functools
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +17,8 @@ from typing import TYPE_CHECKING
 from qpass import passes
 from qpass.analysis.evaluate import check_direction
 from qpass.analysis.ptq import analyze_ptq
-from qpass.analysis.qat import analyze_qat, check_pair, restore_weights
-from qpass.analysis.result import AnalysisResult
+from qpass.analysis.qat import analyze_qat, check_pair, quantized_layers, restore_weights
+from qpass.analysis.result import AnalysisResult, Mode
 from qpass.analysis.statistics import TensorStatistics, collect_statistics
 from qpass.api import check_float, quantize
 from qpass.errors import UsageError
@@ -24,6 +26,7 @@ from qpass.formats.files import save
 from qpass.ir.model import Model
 from qpass.options import QuantOptions
 from qpass.quant.encodings import find_sites
+from qpass.quant.layers import find_layers
 from qpass.quant.scales import ScaleTable
 from qpass.report.write import write_analysis, write_histograms, write_statistics, write_text
 from qpass.runtime.calibrate import calibrate
@@ -98,6 +101,26 @@ class Job(abc.ABC):
             raise UsageError("statistics need data", hint="give a data_loader")
         return self._collect(self.source)
 
+    @property
+    @abc.abstractmethod
+    def mode(self) -> Mode:
+        """Which of the two modes."""
+
+    @property
+    @abc.abstractmethod
+    def layers(self) -> Sequence[str]:
+        """The layers under analysis, in program order."""
+
+    @property
+    @abc.abstractmethod
+    def reference(self) -> Model:
+        """The float model that outputs are compared with where there is no evaluation function."""
+
+    @property
+    @abc.abstractmethod
+    def identity(self) -> Mapping[str, str]:
+        """Digests of all that goes into `rewrite`, the options apart."""
+
     @abc.abstractmethod
     def rewrite(self, names: Sequence[str]) -> Model:
         """The quantized model with the named layers in float."""
@@ -143,8 +166,10 @@ class PTQJob(Job):
 
     Parameters
     ----------
-    source : Batches
+    source : Batches or None
         Calibration data; also what outputs are compared on without an evaluation function.
+    table : ScaleTable or None
+        Thresholds found before, in place of calibration.
 
     Raises
     ------
@@ -152,7 +177,7 @@ class PTQJob(Job):
         If the model is quantized, or the options do not fit.
     """
 
-    source: Batches
+    table: ScaleTable | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -160,7 +185,17 @@ class PTQJob(Job):
 
     @functools.cached_property
     def scales(self) -> ScaleTable:
-        """What calibration finds; computed by the first use."""
+        """What was given, or what calibration finds; computed by the first use.
+
+        Raises
+        ------
+        UsageError
+            If there are neither thresholds nor data.
+        """
+        if self.table is not None:
+            return self.table
+        if self.source is None:
+            raise UsageError("there are neither scales nor data", hint="calibration needs batches of inputs")
         return calibrate(
             self.model,
             self.source,
@@ -170,6 +205,30 @@ class PTQJob(Job):
             op_types=self.options.op_types,
             batches=self.options.batches,
         )
+
+    @property
+    def mode(self) -> Mode:
+        """PTQ."""
+        return "ptq"
+
+    @property
+    def layers(self) -> Sequence[str]:
+        """The layers to quantize, in program order."""
+        return [layer.name for layer in find_layers(self.model, self.options.op_types)]
+
+    @property
+    def reference(self) -> Model:
+        """The model itself."""
+        return self.model
+
+    @property
+    def identity(self) -> Mapping[str, str]:
+        """Digests of the model and the scales."""
+        return {
+            "program": self.model.program_digest(),
+            "params": self.model.params_digest(),
+            "scales": hashlib.sha256(self.scales.to_json().encode()).hexdigest(),
+        }
 
     def rewrite(self, names: Sequence[str]) -> Model:
         """The model with every layer but the named ones in int8."""
@@ -235,6 +294,34 @@ class QATJob(Job):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_pair(find_sites(self.model), self.float_model)
+
+    @property
+    def mode(self) -> Mode:
+        """QAT."""
+        return "qat"
+
+    @property
+    def layers(self) -> Sequence[str]:
+        """The quantized layers, in program order."""
+        sites = find_sites(self.model)
+        return [layer.name for layer in quantized_layers(self.model, sites, self.options.op_types)]
+
+    @functools.cached_property
+    def reference(self) -> Model:
+        """The float twin, or what stripping leaves."""
+        return self.float_model if self.float_model is not None else passes.StripQuant()(self.model)
+
+    @property
+    def identity(self) -> Mapping[str, str]:
+        """Digests of both models, and how weights are restored."""
+        return {
+            "program": self.model.program_digest(),
+            "params": self.model.params_digest(),
+            "float_program": self.reference.program_digest(),
+            "float_params": self.reference.params_digest(),
+            "restore": self.restore,
+            "mapping": json.dumps(dict(self.mapping or {}), sort_keys=True),
+        }
 
     def rewrite(self, names: Sequence[str]) -> Model:
         """The quantized model with the named layers back in float, their weights restored."""

@@ -86,7 +86,7 @@ def analyze_qat(
     check_direction(evaluate, higher_is_better)
     sites = find_sites(quantized)
     check_pair(sites, float_model)
-    layers = _quantized_layers(quantized, sites, op_types)
+    layers = quantized_layers(quantized, sites, op_types)
     weights = _Weights(quantized, float_model, restore, mapping)
     weights.check(layer.name for layer in layers)
     runner = get_engine(engine)
@@ -232,7 +232,14 @@ def check_pair(sites: Sequence[QuantSite], float_model: Model | None) -> None:
         raise UsageError("the float model is quantized", hint="are the two models swapped?")
 
 
-def _quantized_layers(model: Model, sites: Sequence[QuantSite], op_types: Sequence[str]) -> tuple[Layer, ...]:
+def quantized_layers(model: Model, sites: Sequence[QuantSite], op_types: Sequence[str]) -> tuple[Layer, ...]:
+    """The layers of which the weight or the activation is quantized, in program order.
+
+    Raises
+    ------
+    UsageError
+        If there is none.
+    """
     quantized = {use for site in sites if not site.observer_only for use in site.uses}
     layers = tuple(
         layer

@@ -41,7 +41,7 @@ def analysis_csv(result: AnalysisResult) -> str:
         + [repr(float(row.details[name])) if name in row.details else "" for name in names]
         for rank, row in enumerate(result.rows, 1)
     )
-    return _csv([*_RESULT_COLUMNS, *names], rows)
+    return csv_text([*_RESULT_COLUMNS, *names], rows)
 
 
 def statistic_csv(stats: Sequence[TensorStatistics]) -> str:
@@ -52,10 +52,11 @@ def statistic_csv(stats: Sequence[TensorStatistics]) -> str:
         + [repr(float(v)) for v in (*s.quantiles, s.error_rms, s.sqnr_db)]
         for s in stats
     )
-    return _csv([*_STATISTIC_COLUMNS, *_QUANTILE_COLUMNS, "error_rms", "sqnr_db"], rows)
+    return csv_text([*_STATISTIC_COLUMNS, *_QUANTILE_COLUMNS, "error_rms", "sqnr_db"], rows)
 
 
-def _csv(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+def csv_text(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Comma-separated values, one line a row, quoted where it is needed."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)

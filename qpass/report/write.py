@@ -8,11 +8,13 @@ from typing import Literal
 
 from qpass.analysis.result import AnalysisResult
 from qpass.analysis.statistics import TensorStatistics
+from qpass.analysis.target import TargetResult
 from qpass.errors import FormatError, UsageError
 from qpass.formats.atomic import write_together
 from qpass.report.boxes import box_pdf
 from qpass.report.histograms import histogram_pdf
 from qpass.report.ranking_chart import ranking_png
+from qpass.report.target import target_csv, target_txt
 from qpass.report.text import analysis_csv, analysis_txt, statistic_csv
 from qpass.report.wording import digits_of
 
@@ -97,6 +99,18 @@ def write_statistics(stats: Sequence[TensorStatistics], save_dir: str | Path) ->
         if chosen:
             files[f"{short}_box.pdf"] = box_pdf(chosen, titles[role])
     return _write_all(save_dir, files)
+
+
+def write_target(result: TargetResult, save_dir: str | Path) -> list[Path]:
+    """Write ``target.txt``, ``target.json`` and ``target.csv``; give their paths.
+
+    Raises
+    ------
+    FormatError
+        If the folder cannot be made or written.
+    """
+    texts = {"txt": target_txt(result), "json": result.to_json(), "csv": target_csv(result)}
+    return _write_all(save_dir, {f"target.{suffix}": text.encode() for suffix, text in texts.items()})
 
 
 def _standing(result: AnalysisResult) -> dict[str, str]:

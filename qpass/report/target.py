@@ -1,0 +1,92 @@
+"""A search for a target metric in words, and every model it tried as a table."""
+
+from __future__ import annotations
+
+import json
+from typing import NamedTuple
+
+from qpass.analysis.result import Mode
+from qpass.analysis.target import Outcome, TargetResult
+from qpass.report.digits import Digits
+from qpass.report.text import csv_text
+from qpass.report.wording import one_line
+
+_EVERYTHING: dict[Mode, str] = {"ptq": "the float model", "qat": "the model with every layer un-quantized"}
+
+
+class Words(NamedTuple):
+    """What an outcome is called, and what to do about it."""
+
+    what: str
+    hint: str
+
+
+OUTCOMES: dict[Outcome, Words] = {
+    "reached": Words("the target is reached with {kept} of {all} layers in float", ""),
+    "only float reaches": Words(
+        "only {everything} reaches the target: each layer alone, quantized, misses it",
+        "give a target that allows some loss, or try more bits, another algorithm or more calibration data",
+    ),
+    "float misses": Words(
+        "even {everything} misses the target",
+        "give a target that {metric} reaches; does the evaluation run on the data and the scale you mean?",
+    ),
+}
+"""Every outcome of a search."""
+
+
+def summary(result: TargetResult) -> str:
+    """One sentence: the outcome, the metric, the target."""
+    what = OUTCOMES[result.outcome].what.format(
+        everything=_EVERYTHING[result.mode], kept=len(result.skip_tensor_list), all=len(result.layers)
+    )
+    digits = _digits(result)
+    return f"{what} (metric {digits.text(result.metric)}, target {_bound(result)} {digits.text(result.target)})"
+
+
+def target_txt(result: TargetResult) -> str:
+    """The outcome, the skip list with its proof, and every model tried in order, for people."""
+    digits = _digits(result)
+    lines = [
+        summary(result),
+        f"metric: {one_line(result.metric_name)}, "
+        f"{'higher' if result.higher_is_better else 'lower'} is better; {len(result.trials)} models tried",
+    ]
+    if result.certificate:
+        lines += ["", "layers in float, and the metric when that layer alone is quantized again: every one misses"]
+        lines += [f"  {one_line(name)}: {digits.text(metric)}" for name, metric in result.certificate.items()]
+    lines += ["", "models tried"]
+    for number, trial in enumerate(result.trials, 1):
+        names = f": {', '.join(map(one_line, trial.skip))}" if 0 < len(trial.skip) < len(result.layers) else ""
+        lines.append(
+            f"  {number}. {trial.step}, metric {digits.text(trial.metric)}, "
+            f"{'reaches' if trial.reaches else 'misses'}, {len(trial.skip)} in float{names}"
+        )
+    if result.skip_tensor_list:
+        lines += [
+            "",
+            f"The list was chosen among {len(result.trials)} models by this metric: where the margin is small, confirm "
+            "it on data that the search has not seen.",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def target_csv(result: TargetResult) -> str:
+    """One row a model, in the order tried, to full precision; the names in float are a JSON list."""
+    rows = (
+        [number, trial.step, len(trial.skip), repr(trial.metric), str(trial.reaches).lower(), _names(trial.skip)]
+        for number, trial in enumerate(result.trials, 1)
+    )
+    return csv_text(("trial", "step", "layers_in_float", "metric", "reaches", "skip_tensor_list"), rows)
+
+
+def _names(skip: tuple[str, ...]) -> str:
+    return json.dumps(skip, ensure_ascii=False)
+
+
+def _digits(result: TargetResult) -> Digits:
+    return Digits.of([result.target, *(trial.metric for trial in result.trials)])
+
+
+def _bound(result: TargetResult) -> str:
+    return ">=" if result.higher_is_better else "<="

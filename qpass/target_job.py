@@ -1,0 +1,119 @@
+"""Target accuracy as one job: search, write every model tried, save the model that reaches the target."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from qpass._version import __version__
+from qpass.analysis.checkpoint import Checkpoint
+from qpass.analysis.evaluate import evaluation
+from qpass.analysis.target import Search, TargetResult, Trial, check_target
+from qpass.errors import TargetError
+from qpass.formats.files import save
+from qpass.job import Job
+from qpass.report.target import OUTCOMES, summary
+from qpass.report.write import write_target
+from qpass.runtime.engines import get_engine
+
+TARGET_CHECKPOINT = "target_checkpoint.jsonl"
+
+
+class Reached(NamedTuple):
+    """A model that reaches its target."""
+
+    result: TargetResult
+    files: list[Path]
+
+
+def reach_target(
+    job: Job,
+    target_metric: float,
+    prefix: str | Path,
+    *,
+    overwrite: bool = True,
+    on_trial: Callable[[Trial], None] = lambda trial: None,
+) -> Reached:
+    """Find the layers to leave in float, write ``target.txt``, ``.json`` and ``.csv``, and save the model.
+
+    Parameters
+    ----------
+    job : Job
+        Its `save_dir` gets the reports and the checkpoints.
+    target_metric : float
+        Absolute, on the scale of the evaluation.
+    prefix : str or Path
+        Of the model to save.
+    overwrite : bool
+        Replace a model that exists.
+    on_trial : callable
+        Told of every model after it was measured.
+
+    Raises
+    ------
+    UsageError
+        If the target is no finite number.
+    TargetError
+        If not even the float model reaches it, or no layer can be quantized; the reports are written.
+    EvalError
+        If a model cannot be measured.
+    CheckpointError
+        If the checkpoint belongs to another job.
+    """
+    result = find_target(job, target_metric, on_trial)
+    files = write_target(result, job.save_dir)
+    if result.outcome != "reached":
+        raise TargetError(
+            summary(result), where=str(files[0]), hint=OUTCOMES[result.outcome].hint.format(metric=repr(result.metric))
+        )
+    skip = list(result.skip_tensor_list)
+    files.append(job.write_skip_list(skip))
+    files += save(job.rewrite(skip), prefix, overwrite=overwrite)
+    return Reached(result, files)
+
+
+def find_target(job: Job, target_metric: float, on_trial: Callable[[Trial], None] = lambda trial: None) -> TargetResult:
+    """The search alone; `reach_target` says what for.
+
+    Every metric is of the very model that would be saved, and on the disk before the next model is made. The checkpoint
+    does not depend on the target: another one takes over what was measured.
+    """
+    target = check_target(target_metric)
+    layers = job.layers
+    measuring = evaluation(
+        job.evaluate, reference=job.reference, data=job.source, engine=get_engine(job.options.engine)
+    )
+    header = {
+        "mode": f"{job.mode} target",
+        "qpass": __version__,
+        "evaluation": measuring.name,
+        "data": measuring.data_digest(),
+        "options": repr(job.options),
+        **job.identity,
+    }
+
+    def rank() -> Sequence[str]:
+        job.write_ranking()
+        return [row.layer for row in job.result.rows]
+
+    with Checkpoint(job.save_dir / TARGET_CHECKPOINT, header, resume=job.resume) as store:
+
+        def evaluate(skip: tuple[str, ...]) -> float:
+            key = f"skip:{json.dumps(sorted(skip), ensure_ascii=False)}"
+            if key not in store.done:
+                what = f"the model with {len(skip)} of {len(layers)} layers in float"
+                store.add(key, measuring.measure(job.rewrite(skip), what))
+            return store.done[key].metric
+
+        return Search(
+            layers=layers,
+            rank=rank,
+            evaluate=evaluate,
+            target=target,
+            mode=job.mode,
+            metric_name=measuring.name,
+            higher_is_better=job.options.higher_is_better,
+            on_trial=on_trial,
+        ).run()
