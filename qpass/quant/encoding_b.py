@@ -60,7 +60,7 @@ class EncodingB:
         name, count = site.value.name, np.asarray(site.threshold).size
         scale = declare_param(e, f"{name}@scale", np.asarray(site.threshold, np.float32).reshape(count))
         zero = declare_param(e, f"{name}@zero_point", np.zeros(count, np.int32))
-        attrs = {**linear_attrs(site.spec), "only_observer": Attr.bool(site.observer_only)}
+        attrs = linear_attrs(site.spec, observer_only=site.observer_only)
 
         def quantize(source: str, target: str) -> Op:
             return Op.make("quantize_linear", {"X": source, "Scale": scale, "ZeroPoint": zero}, {"Y": target}, attrs)
@@ -72,7 +72,7 @@ class EncodingB:
         insert_chain(e, graph, site, [*first, (DEQUANTIZED, dequantize)])
 
 
-def linear_attrs(spec: QuantSpec) -> dict[str, Attr]:
+def linear_attrs(spec: QuantSpec, *, observer_only: bool = False) -> dict[str, Attr]:
     """Attributes of the two ops: 2.6's kernel reads `bit_length`, 3.3's reads `qmin` and `qmax`."""
     return {
         "quant_axis": Attr.int(-1 if spec.axis is None else spec.axis),
@@ -81,7 +81,7 @@ def linear_attrs(spec: QuantSpec) -> dict[str, Attr]:
         "qmax": Attr.int(spec.qmax),
         "round_type": Attr.int(spec.rounding.value),
         "is_test": Attr.bool(True),
-        "only_observer": Attr.bool(False),
+        "only_observer": Attr.bool(observer_only),
         **FORWARD,
     }
 

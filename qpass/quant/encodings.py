@@ -16,8 +16,13 @@ from qpass.quant.site import QuantSite
 ENCODINGS: tuple[Encoding, ...] = (EncodingA(), EncodingB(), EncodingC(), EncodingD())
 """Every spelling that is recognised."""
 
-SPELLERS: Mapping[str, Speller] = {"B": EncodingB(), "D": EncodingD()}
-"""Every spelling that can be written, by name."""
+SPELLERS: Mapping[str, Speller] = {
+    "A": EncodingA(),
+    "B": EncodingB(),
+    "C": EncodingC(),
+    "D": EncodingD(),
+}
+"""Every spelling as it is written, by name."""
 
 
 def find_sites(model: Model) -> tuple[QuantSite, ...]:

@@ -96,7 +96,11 @@ def find_layers(model: Model, op_types: Sequence[str] | None = None) -> tuple[La
                 found.setdefault(weight, []).append(op)
     return tuple(
         Layer(
-            weight.name, FAMILIES[ops[0].type], tuple(_layer_op(op) for op in ops), weight, _axis(graph, weight, ops[0])
+            weight.name,
+            FAMILIES[ops[0].type],
+            tuple(_layer_op(op) for op in ops),
+            weight,
+            layer_axis(graph, weight, ops[0]),
         )
         for weight, ops in found.items()
     )
@@ -140,6 +144,18 @@ def is_param(graph: Graph, ref: ValueRef) -> bool:
     return ref.version == 0 and decl is not None and decl.persistable and decl.kind == "tensor"
 
 
+def layer_axis(graph: Graph, weight: ValueRef, op: Op) -> int | None:
+    """Output-channel axis of the weight of `op`; None where it has none."""
+    # Paddle, static/quantization/utils.py: conv2d_transpose, mul, matmul and matmul_v2 have axis 1, all others 0.
+    rank = len(graph.decls[weight.name].shape)
+    if FAMILIES[op.type] == "matmul":
+        if rank != 2:
+            return None
+        return 0 if op.attr("trans_y") or op.attr("transpose_Y") else 1
+    axis = 1 if op.type == "conv2d_transpose" else 0
+    return axis if axis < rank else None
+
+
 def _weight(graph: Graph, op: Op) -> ValueRef | None:
     weight_slot, activation_slot, _ = OPERANDS[op.type]
     weight, activation = graph.sole_read(op, weight_slot), graph.sole_read(op, activation_slot)
@@ -152,17 +168,6 @@ def _weight(graph: Graph, op: Op) -> ValueRef | None:
 def _layer_op(op: Op) -> LayerOp:
     weight, activation, output = (Use(op.uid, slot, 0) for slot in OPERANDS[op.type])
     return LayerOp(op.uid, weight, activation, output)
-
-
-def _axis(graph: Graph, weight: ValueRef, op: Op) -> int | None:
-    # Paddle, static/quantization/utils.py: conv2d_transpose, mul, matmul and matmul_v2 have axis 1, all others 0.
-    rank = len(graph.decls[weight.name].shape)
-    if FAMILIES[op.type] == "matmul":
-        if rank != 2:
-            return None
-        return 0 if op.attr("trans_y") or op.attr("transpose_Y") else 1
-    axis = 1 if op.type == "conv2d_transpose" else 0
-    return axis if axis < rank else None
 
 
 def _near(name: str, known: Iterable[str]) -> str | None:

@@ -2,7 +2,8 @@
 
 Rewiring comes first, and whatever nobody reads afterwards is removed. Three kinds of readers cannot simply be rewired:
 `fetch` ops and other blocks know the quantized value by its name, and later ops read the scale that a removed op wrote
-in place. The first two get an `assign` under the old name; the third reads the same variable, unchanged.
+in place. The first two get an `assign` under the old name; the third reads the same variable, unchanged. Ops behind
+which this library put the dequantize ops of encoding A write under their old name again.
 """
 
 from __future__ import annotations
@@ -69,6 +70,7 @@ class _Strip:
         self._elsewhere = used_names(model, without=model.graph)
         self._bypassed: dict[ValueRef, ValueRef] = {}
         self._taken: dict[Use, ValueRef] = {}
+        self._renamed: dict[int, Use] = {}
         for site in sites:
             if uses is None or site.observer_only or _stands_after(self._graph, site):
                 for op in self._outlets(site):
@@ -88,6 +90,8 @@ class _Strip:
         sources = {uid: self._standing(uid, self._resolved(ref)) for uid, ref in kept.items()}
         for use, name in targets.items():
             e.rewire(use.op, use.slot, use.index, name)
+        for uid, made in self._renamed.items():
+            self._give_back_name(e, uid, made)
         for uid in (*kept, *sorted(gone)):
             self._release_scales(e, self._graph.by_uid[uid], gone)
         for uid, name in sources.items():
@@ -118,8 +122,21 @@ class _Strip:
         out, source = data_out(self._graph, op), data_in(self._graph, op)
         if out is None or source is None:
             return
+        made = self._graph.definition(source)
+        if made is not None and self._is_derived(source, out):
+            self._renamed[op.uid] = made
+            return
         self._bypassed[out] = source if _stands_after(self._graph, site) else site.value
         self._taken.update(dict.fromkeys(self._graph.uses(out), self._bypassed[out]))
+
+    def _is_derived(self, source: ValueRef, out: ValueRef) -> bool:
+        """Whether `source` got its name from `out`, which is then what the op in front wrote before."""
+        return (
+            source.name.startswith(f"{out.name}.")
+            and len(self._graph.uses(source)) == 1
+            and self._graph.last(source.name) == source
+            and source.name not in self._elsewhere
+        )
 
     def _resolved(self, ref: ValueRef) -> ValueRef:
         while ref in self._bypassed:
@@ -138,13 +155,13 @@ class _Strip:
 
     def _dead(self) -> tuple[frozenset[int], dict[int, ValueRef]]:
         """Ops that nobody reads any more, and ops whose results are still known by name, with what they stand for."""
-        gone: set[int] = set()
+        gone: set[int] = set(self._renamed)
         kept: dict[int, ValueRef] = {}
         ops = {uid for site in self._sites for uid in site.ops}
         for uid in sorted(ops, key=self._graph.position.__getitem__, reverse=True):
             op = self._graph.by_uid[uid]
             out = data_out(self._graph, op)
-            if out is None:
+            if out is None or uid in gone:
                 continue
             settled = gone | kept.keys()
             readers = [use for use in self._graph.uses(out) if use not in self._taken and use.op not in settled]
@@ -161,6 +178,14 @@ class _Strip:
             for use in self._graph.uses(ref) if ref != main else ():
                 if use.op not in gone:
                     e.rewire(use.op, use.slot, use.index, name)
+
+    def _give_back_name(self, e: Edit, uid: int, made: Use) -> None:
+        out = data_out(self._graph, self._graph.by_uid[uid])
+        if out is None:
+            return
+        e.redirect(made.op, made.slot, made.index, out.name)
+        for use in self._graph.uses(out):
+            e.rewire(use.op, use.slot, use.index, e.op(use.op).input(use.slot)[use.index])
 
     def _check_detached(self, site: QuantSite, settled: Set[int]) -> None:
         """Nobody may go on reading the stored integers as such."""

@@ -1,0 +1,73 @@
+"""What the parameter of a quantized weight holds: its integers, and putting an array in the place of what it held."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from qpass.errors import QuantError
+from qpass.ir.graph import Graph, ValueRef
+from qpass.ir.model import Model
+from qpass.quant.encoding import check_threshold, declare_param
+from qpass.quant.fakequant import quantize
+from qpass.quant.site import QuantSite, Storage
+from qpass.rewrite.edit import Edit
+from qpass.rewrite.uses import used_names
+
+Ints: TypeAlias = npt.NDArray[np.int8] | npt.NDArray[np.int16]
+
+
+def integers(model: Model, site: QuantSite) -> Ints:
+    """The integers of a quantized weight, stored or computed: int8 for up to 8 bits, else int16.
+
+    Raises
+    ------
+    QuantError
+        If the model has no parameters, the threshold is unknown or unfit, or what is stored is no such integer.
+    """
+    name = site.value.name
+    if name not in model.params:
+        raise QuantError(
+            "the model has no parameters, and its integers are not known without", where=f"weight {name!r}"
+        )
+    weight = model.params[name]
+    check_threshold(site, weight)
+    if site.storage is Storage.FLOAT:
+        return quantize(weight, site.threshold, site.spec)
+    held: Ints = weight.astype(np.int8 if site.spec.bits <= 8 else np.int16)
+    if not np.array_equal(held, weight):
+        raise QuantError(f"expected integers of {site.spec.bits} bits, found other numbers", where=f"weight {name!r}")
+    return held
+
+
+def hold(e: Edit, graph: Graph, site: QuantSite, array: np.ndarray, storage: Storage) -> QuantSite:
+    """Let the uses of a weight read `array` as its parameter; the site as it is then.
+
+    A weight that others read too stays for them: the uses of `site` read a copy, ``<weight>.folded``.
+    """
+    name, readers = site.value.name, set(site.uses)
+    blocks = e.model.blocks
+    elsewhere = used_names(e.model, without=graph) if len(blocks) > 1 else set()
+    if name in elsewhere or any(use not in readers for use in graph.uses(site.value)):
+        name = declare_param(e, f"{name}.folded", array)
+        for use in site.uses:
+            e.rewire(use.op, use.slot, use.index, name)
+    else:
+        e.set_param(name, array)
+    return dataclasses.replace(site, value=ValueRef(name, 0), storage=storage)
+
+
+def held_as_floats(e: Edit, graph: Graph, site: QuantSite) -> QuantSite:
+    """Let the parameter of a weight hold its integers in float32; the site as it is then.
+
+    Raises
+    ------
+    QuantError
+        As `integers` does.
+    """
+    if site.storage is Storage.INT_AS_FLOAT:
+        return site
+    return hold(e, graph, site, integers(e.model, site).astype(np.float32), Storage.INT_AS_FLOAT)
