@@ -13,6 +13,7 @@ from qpass.analysis.evaluate import evaluation
 from qpass.analysis.target import Search, TargetResult, Trial, check_target
 from qpass.errors import TargetError
 from qpass.formats.files import save
+from qpass.ir.model import Model
 from qpass.job import Job
 from qpass.report.target import OUTCOMES, summary
 from qpass.report.write import write_target
@@ -25,6 +26,7 @@ class Reached(NamedTuple):
     """A model that reaches its target."""
 
     result: TargetResult
+    model: Model
     files: list[Path]
 
 
@@ -70,8 +72,9 @@ def reach_target(
         )
     skip = list(result.skip_tensor_list)
     files.append(job.write_skip_list(skip))
-    files += save(job.rewrite(skip), prefix, overwrite=overwrite)
-    return Reached(result, files)
+    model = job.rewrite(skip)
+    files += save(model, prefix, overwrite=overwrite)
+    return Reached(result, model, files)
 
 
 def find_target(job: Job, target_metric: float, on_trial: Callable[[Trial], None] = lambda trial: None) -> TargetResult:

@@ -40,3 +40,7 @@ class Bar:
     def advance(self, layer: str, metric: float) -> None:
         """One layer is done."""
         self._bar.update(self._task, advance=1, last=f"{layer}: {metric:.6g}")
+
+    def say(self, text: str) -> None:
+        """Print a line above the bar."""
+        self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -15,6 +15,7 @@ from qpass.cli.common import (
     size,
     split_names,
 )
+from qpass.cli.target import add_target, quantize_to_target, wants_target
 from qpass.errors import UsageError
 
 
@@ -23,7 +24,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "example:\n  qpass quantize inference.pdmodel --data calib.npz -o int8/inference\n"
         "  qpass quantize inference.pdmodel --data calib.npz --skip @skip_tensor_list.txt -o int8/inference\n"
-        "  qpass quantize inference.pdmodel --scales scales.json -o int8/inference"
+        "  qpass quantize inference.pdmodel --scales scales.json -o int8/inference\n"
+        "  qpass quantize inference.pdmodel --data calib.npz --eval mine:accuracy --target-metric 0.75 -o int8/model"
     )
     add_model(parser)
     add_data(parser, required=False)
@@ -34,6 +36,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--skip", action="append", metavar="NAMES", help="layers to leave in float, by commas, or @FILE"
     )
     add_output(parser, "prefix of the files to write")
+    add_target(parser)
     add_json(parser)
     parser.set_defaults(execute=execute)
 
@@ -52,6 +55,8 @@ def execute(args: argparse.Namespace) -> int:
     for name in ("algo", "weight_algo", "batches"):
         if args.scales is not None and getattr(args, name) is not None:
             raise UsageError(f"--{name.replace('_', '-')} goes with --data: a scale table is calibrated already")
+    if wants_target(args):
+        return quantize_to_target(args)
     model = load_model(args)
     check_float(model)
     check_target(model, args.output, overwrite=args.overwrite)

@@ -6,7 +6,7 @@ import json
 from typing import NamedTuple
 
 from qpass.analysis.result import Mode
-from qpass.analysis.target import Outcome, TargetResult
+from qpass.analysis.target import Outcome, TargetResult, Trial
 from qpass.report.digits import Digits
 from qpass.report.text import csv_text
 from qpass.report.wording import one_line
@@ -58,10 +58,7 @@ def target_txt(result: TargetResult) -> str:
     lines += ["", "models tried"]
     for number, trial in enumerate(result.trials, 1):
         names = f": {', '.join(map(one_line, trial.skip))}" if 0 < len(trial.skip) < len(result.layers) else ""
-        lines.append(
-            f"  {number}. {trial.step}, metric {digits.text(trial.metric)}, "
-            f"{'reaches' if trial.reaches else 'misses'}, {len(trial.skip)} in float{names}"
-        )
+        lines.append(f"  {number}. {trial_line(trial, digits)}{names}")
     if result.skip_tensor_list:
         lines += [
             "",
@@ -69,6 +66,12 @@ def target_txt(result: TargetResult) -> str:
             "it on data that the search has not seen.",
         ]
     return "\n".join(lines) + "\n"
+
+
+def trial_line(trial: Trial, digits: Digits) -> str:
+    """One model in a line: what it was tried for, its metric, and how many of its layers are in float."""
+    verdict = "reaches" if trial.reaches else "misses"
+    return f"{trial.step}: {len(trial.skip)} in float, metric {digits.text(trial.metric)} {verdict} the target"
 
 
 def target_csv(result: TargetResult) -> str:
