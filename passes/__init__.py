@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from qpass.passes.add_quant_defaults import AddQuantDefaults
+from qpass.passes.convert_encoding import ConvertEncoding
 from qpass.passes.drop_debug_info import DropDebugInfo
 from qpass.passes.drop_identity import DropIdentity
+from qpass.passes.enable_observers import EnableObservers
 from qpass.passes.fold_batch_norm import FoldBatchNorm
 from qpass.passes.fold_quant import FoldQuant
 from qpass.passes.insert_quant import InsertQuant
@@ -13,8 +16,11 @@ from qpass.rewrite import spec
 from qpass.rewrite.passes import Pass
 
 REGISTRY: tuple[type[Pass], ...] = (
+    AddQuantDefaults,
+    ConvertEncoding,
     DropDebugInfo,
     DropIdentity,
+    EnableObservers,
     FoldBatchNorm,
     FoldQuant,
     InsertQuant,
@@ -39,8 +45,11 @@ def parse_passes(text: str) -> tuple[Pass, ...]:
 
 __all__ = [
     "REGISTRY",
+    "AddQuantDefaults",
+    "ConvertEncoding",
     "DropDebugInfo",
     "DropIdentity",
+    "EnableObservers",
     "FoldBatchNorm",
     "FoldQuant",
     "InsertQuant",

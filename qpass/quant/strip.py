@@ -72,7 +72,7 @@ class _Strip:
         self._taken: dict[Use, ValueRef] = {}
         self._renamed: dict[int, Use] = {}
         for site in sites:
-            if uses is None or site.observer_only or _stands_after(self._graph, site):
+            if uses is None or site.observer_only or stands_after(self._graph, site):
                 for op in self._outlets(site):
                     self._bypass(op, site)
             else:
@@ -116,7 +116,7 @@ class _Strip:
     def _outlets(self, site: QuantSite) -> list[Op]:
         """The ops whose results the consumers of a site read."""
         ops = [self._graph.by_uid[uid] for uid in site.ops]
-        return ops if _stands_after(self._graph, site) else ops[-1:]
+        return ops if stands_after(self._graph, site) else ops[-1:]
 
     def _bypass(self, op: Op, site: QuantSite) -> None:
         out, source = data_out(self._graph, op), data_in(self._graph, op)
@@ -126,7 +126,7 @@ class _Strip:
         if made is not None and self._is_derived(source, out):
             self._renamed[op.uid] = made
             return
-        self._bypassed[out] = source if _stands_after(self._graph, site) else site.value
+        self._bypassed[out] = source if stands_after(self._graph, site) else site.value
         self._taken.update(dict.fromkeys(self._graph.uses(out), self._bypassed[out]))
 
     def _is_derived(self, source: ValueRef, out: ValueRef) -> bool:
@@ -189,7 +189,7 @@ class _Strip:
 
     def _check_detached(self, site: QuantSite, settled: Set[int]) -> None:
         """Nobody may go on reading the stored integers as such."""
-        whole = _stands_after(self._graph, site) and settled >= set(site.ops)
+        whole = stands_after(self._graph, site) and settled >= set(site.ops)
         readers = [use for use in (*self._graph.uses(site.value), *site.uses) if not (whole and use in site.uses)]
         left = [use for use in readers if use not in self._taken and use.op not in settled]
         if not left and site.value.name not in self._elsewhere:
@@ -210,6 +210,6 @@ class _Strip:
         e.redeclare(dataclasses.replace(e.decl(site.value.name), dtype=DType.FLOAT32))
 
 
-def _stands_after(graph: Graph, site: QuantSite) -> bool:
+def stands_after(graph: Graph, site: QuantSite) -> bool:
     """Whether the ops of `site` stand after its consumers: weights of encoding A."""
     return site.role is Role.WEIGHT and graph.by_uid[site.ops[0]].type in OLD_DEQUANTIZE

@@ -173,7 +173,7 @@ def test_scales_from_a_file(tmp_path):
         ({"layers": ("conv2d_7.w_0",)}, QuantError, "no layer 'conv2d_7.w_0' among the 5"),
         ({"skip": ("conv2d_7.w_0",)}, QuantError, "no layer 'conv2d_7.w_0' among the 5"),
         ({"layers": ("linear_0.w_0",), "op_types": ("conv2d",)}, QuantError, "no layer 'linear_0.w_0' among the 2"),
-        ({"encoding": "A"}, PassError, "encoding 'A', expected one of B, D"),
+        ({"encoding": "E"}, PassError, "encoding 'E', expected one of A, B, C, D"),
         ({"weight_bits": 1}, QuantError, "bits is 1, expected 2 to 16"),
     ],
 )
