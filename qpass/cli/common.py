@@ -133,6 +133,20 @@ def print_json(body: Mapping[str, object] | Sequence[object]) -> None:
     print(json.dumps(body, indent=1, ensure_ascii=False))
 
 
+def written(model: Model, program: Path, params: Path) -> str:
+    """Words about files that were written, with the sizes of the files that `model` came from."""
+
+    def change(path: Path, before: str | None) -> str:
+        now = size(path.stat().st_size)
+        return (
+            f"{path} ({size(Path(before).stat().st_size)} -> {now})"
+            if before and Path(before).is_file()
+            else f"{path} ({now})"
+        )
+
+    return f"wrote {change(program, model.source.program)} and {change(params, model.source.params)}"
+
+
 def size(n: int) -> str:
     """Bytes for people."""
     value = float(n)

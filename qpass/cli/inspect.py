@@ -13,6 +13,7 @@ from qpass.ir.graph import Use
 from qpass.ir.model import Model
 from qpass.quant.encodings import find_sites
 from qpass.quant.layers import Layer, find_layers
+from qpass.quant.ops import DATA_SLOTS
 from qpass.quant.site import QuantSite
 
 
@@ -46,6 +47,7 @@ class Facts:
     parameters: int
     parameter_bytes: int
     int8_parameter_bytes: int
+    float_parameter_bytes: int
     sites: dict[str, int]
     observers_only: int
     layers_quantized: int
@@ -88,12 +90,22 @@ def describe(model: Model) -> Facts:
         ops=dict(sorted(ops.items(), key=lambda item: (-item[1], item[0]))),
         parameters=len(model.params),
         parameter_bytes=model.params.nbytes,
+        float_parameter_bytes=_float_bytes(model),
         int8_parameter_bytes=sum(a.nbytes for a in model.params.values() if a.dtype.name == "int8"),
         sites=dict(sorted(kinds.items())),
         observers_only=sum(site.observer_only for site in sites),
         layers_quantized=sum(row.weight is not None and row.activation is not None for row in layers),
         layers=layers,
     )
+
+
+def _float_bytes(model: Model) -> int:
+    """Size of the parameters if nothing were quantized: integers as float32, no scales, no zero points."""
+    ops = [op for graph in model.blocks for op in graph.ops if op.type in DATA_SLOTS]
+    data = {name for op in ops for name in op.input(DATA_SLOTS[op.type][0])}
+    beside = {name for op in ops for _, _, name in (*op.reads(), *op.writes())} - data
+    kept = {name: array for name, array in model.params.items() if name not in beside}
+    return sum(4 * a.size if n in data and a.itemsize < 4 else a.nbytes for n, a in kept.items())
 
 
 def _layer_facts(model: Model, layer: Layer, by_use: Mapping[Use, QuantSite]) -> LayerFacts:
@@ -125,6 +137,8 @@ def render(facts: Facts, *, layers: bool) -> list[str]:
     if facts.parameters:
         share = facts.int8_parameter_bytes / max(facts.parameter_bytes, 1)
         lines.append(f"  {facts.parameters} parameters, {size(facts.parameter_bytes)}, {share:.0%} of it int8")
+        if facts.sites:
+            lines.append(f"  {size(facts.float_parameter_bytes)} without quantization, weights in float32")
     else:
         lines.append("  parameters: none loaded")
     lines.append(f"  {len(facts.layers)} layers with weights, {facts.layers_quantized} of them quantized")

@@ -23,6 +23,8 @@ COMMANDS = {
     "dump": "the canonical text form of a model",
     "diff": "what differs between two models",
     "run": "apply passes to a file",
+    "convert": "spell the quantization of a model in another encoding",
+    "lint": "traps of a deployment engine that a file falls into",
     "quantize": "calibrate and write an int8 model",
     "analyze": "rank the layers by what int8 costs them",
     "skiplist": "the layers to leave in float, from an analysis",

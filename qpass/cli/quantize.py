@@ -12,8 +12,8 @@ from qpass.cli.common import (
     add_quantizers,
     load_model,
     print_json,
-    size,
     split_names,
+    written,
 )
 from qpass.cli.target import add_target, quantize_to_target, wants_target
 from qpass.errors import UsageError
@@ -83,9 +83,6 @@ def execute(args: argparse.Namespace) -> int:
     if args.json:
         print_json({"program": str(program), "params": str(params), "quantized": quantized, "skipped": skip})
         return 0
-    print(
-        f"quantized {quantized} of {len(layers)} layers; parameters {size(model.params.nbytes)} -> "
-        f"{size(made.params.nbytes)}"
-    )
-    print(f"wrote {program} and {params}")
+    print(f"quantized {quantized} of {len(layers)} layers")
+    print(written(model, program, params))
     return 0

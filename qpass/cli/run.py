@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from qpass.cli.common import add_json, add_model, add_output, load_model, print_json, size
+from qpass.cli.common import add_json, add_model, add_output, load_model, print_json, written
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -54,5 +54,5 @@ def execute(args: argparse.Namespace) -> int:
         print_json({"program": str(program), "params": str(params), "passes": report.to_dicts()})
         return 0
     print(report)
-    print(f"wrote {program} ({size(program.stat().st_size)}) and {params} ({size(params.stat().st_size)})")
+    print(written(model, program, params))
     return 0
