@@ -83,8 +83,8 @@ def role_of(graph: Graph, ref: ValueRef) -> Role:
 
 
 def scale_value(model: Model, op: Op, slot: str, index: int = 0) -> npt.NDArray[np.float32]:
-    """The scale parameter that `op` reads: float32, () or (C,); NaN where it is no parameter or there are none."""
-    names = op.input(slot)
+    """The scale parameter that `op` reads or writes: float32, () or (C,); NaN where there is none with a value."""
+    names = op.input(slot) or op.output(slot)
     array = model.params.get(names[index]) if index < len(names) else None
     if array is None:
         return np.array(np.nan, np.float32)

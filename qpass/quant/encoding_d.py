@@ -116,6 +116,8 @@ def _site(model: Model, op: Op) -> QuantSite | None:
 def _threshold(model: Model, op: Op, role: Role, name: str, axis: int | None) -> npt.NDArray[np.float32]:
     if op.type == _STORED:
         return scale_value(model, op, "InScale")
+    if op.type in OBSERVERS:
+        return scale_value(model, op, "OutScale")
     if role is Role.WEIGHT and name in model.params:
         return abs_max(model.params[name], axis)
     return np.array(np.nan, np.float32)
