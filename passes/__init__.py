@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from qpass.passes.adaround import AdaRound
 from qpass.passes.add_quant_defaults import AddQuantDefaults
+from qpass.passes.bias_correction import BiasCorrection
 from qpass.passes.convert_encoding import ConvertEncoding
+from qpass.passes.cross_layer_equalization import CrossLayerEqualization
 from qpass.passes.drop_debug_info import DropDebugInfo
 from qpass.passes.drop_identity import DropIdentity
 from qpass.passes.enable_observers import EnableObservers
@@ -12,12 +15,16 @@ from qpass.passes.fold_quant import FoldQuant
 from qpass.passes.insert_quant import InsertQuant
 from qpass.passes.remove_unused import RemoveUnused
 from qpass.passes.strip_quant import StripQuant
+from qpass.passes.weight_correction import WeightCorrection
 from qpass.rewrite import spec
 from qpass.rewrite.passes import Pass
 
 REGISTRY: tuple[type[Pass], ...] = (
+    AdaRound,
     AddQuantDefaults,
+    BiasCorrection,
     ConvertEncoding,
+    CrossLayerEqualization,
     DropDebugInfo,
     DropIdentity,
     EnableObservers,
@@ -26,6 +33,7 @@ REGISTRY: tuple[type[Pass], ...] = (
     InsertQuant,
     RemoveUnused,
     StripQuant,
+    WeightCorrection,
 )
 """Every pass that a text spec can name."""
 
@@ -45,8 +53,11 @@ def parse_passes(text: str) -> tuple[Pass, ...]:
 
 __all__ = [
     "REGISTRY",
+    "AdaRound",
     "AddQuantDefaults",
+    "BiasCorrection",
     "ConvertEncoding",
+    "CrossLayerEqualization",
     "DropDebugInfo",
     "DropIdentity",
     "EnableObservers",
@@ -55,5 +66,6 @@ __all__ = [
     "InsertQuant",
     "RemoveUnused",
     "StripQuant",
+    "WeightCorrection",
     "parse_passes",
 ]

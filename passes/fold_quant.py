@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from qpass.errors import PassError, QuantError
-from qpass.ir.graph import ValueRef
 from qpass.ir.model import Model
 from qpass.ir.op import Op
+from qpass.quant.apart import set_apart
 from qpass.quant.encoding import check_threshold, declare_param, replace_maker
 from qpass.quant.encoding_b import linear_attrs
 from qpass.quant.encodings import find_sites
@@ -23,7 +22,7 @@ from qpass.quant.spec import QuantSpec
 from qpass.quant.strip import strip_sites
 from qpass.rewrite.edit import Edit, edit
 from qpass.rewrite.passes import Pass
-from qpass.rewrite.uses import op_names, undeclare_unused, used_names
+from qpass.rewrite.uses import op_names, undeclare_unused
 
 _TARGETS = ("int8", "float")
 
@@ -74,29 +73,8 @@ class FoldQuant(Pass):
             if site.value.name not in model.params:
                 raise QuantError("the model has no parameters to fold", where=f"weight {site.value.name!r}")
             check_threshold(site, model.params[site.value.name])
-        apart, sites = _isolated(model, sites)
+        apart, sites = set_apart(model, sites, ".folded")
         return _to_float(apart, sites) if self.to == "float" else _to_int8(apart, sites)
-
-
-def _isolated(model: Model, sites: Sequence[QuantSite]) -> tuple[Model, list[QuantSite]]:
-    """The same model and sites, with a copy of each weight that somebody else reads, or quantizes otherwise."""
-    elsewhere = used_names(model, without=model.graph) if len(model.blocks) > 1 else set()
-    made: list[QuantSite] = []
-    with edit(model) as e:
-        for site in sites:
-            alike = [s for s in sites if s.value == site.value and _same_grid(s, site)]
-            heads = {s.ops[0] for s in alike}
-            others = [use for use in model.graph.uses(site.value) if use.op not in heads]
-            name = site.value.name
-            if others or name in elsewhere:
-                name = declare_param(e, f"{name}.folded", np.array(model.params[name]))
-                e.rewire(site.ops[0], "X", 0, name)
-            made.append(dataclasses.replace(site, value=ValueRef(name, 0)))
-    return e.model, made
-
-
-def _same_grid(a: QuantSite, b: QuantSite) -> bool:
-    return a.spec == b.spec and a.storage is b.storage and np.array_equal(a.threshold, b.threshold)
 
 
 def _to_float(model: Model, sites: Sequence[QuantSite]) -> Model:
