@@ -9,12 +9,17 @@ from qpass.passes.convert_encoding import ConvertEncoding
 from qpass.passes.cross_layer_equalization import CrossLayerEqualization
 from qpass.passes.drop_debug_info import DropDebugInfo
 from qpass.passes.drop_identity import DropIdentity
+from qpass.passes.drop_observers import DropObservers
 from qpass.passes.enable_observers import EnableObservers
 from qpass.passes.fold_batch_norm import FoldBatchNorm
 from qpass.passes.fold_quant import FoldQuant
 from qpass.passes.insert_quant import InsertQuant
+from qpass.passes.mark_skip_quant import MarkSkipQuant
+from qpass.passes.mend_pairs import MendPairs
+from qpass.passes.mend_scales import MendScales
 from qpass.passes.remove_unused import RemoveUnused
 from qpass.passes.strip_quant import StripQuant
+from qpass.passes.tie_concat_scales import TieConcatScales
 from qpass.passes.weight_correction import WeightCorrection
 from qpass.rewrite import spec
 from qpass.rewrite.passes import Pass
@@ -27,12 +32,17 @@ REGISTRY: tuple[type[Pass], ...] = (
     CrossLayerEqualization,
     DropDebugInfo,
     DropIdentity,
+    DropObservers,
     EnableObservers,
     FoldBatchNorm,
     FoldQuant,
     InsertQuant,
+    MarkSkipQuant,
+    MendPairs,
+    MendScales,
     RemoveUnused,
     StripQuant,
+    TieConcatScales,
     WeightCorrection,
 )
 """Every pass that a text spec can name."""
@@ -60,12 +70,17 @@ __all__ = [
     "CrossLayerEqualization",
     "DropDebugInfo",
     "DropIdentity",
+    "DropObservers",
     "EnableObservers",
     "FoldBatchNorm",
     "FoldQuant",
     "InsertQuant",
+    "MarkSkipQuant",
+    "MendPairs",
+    "MendScales",
     "RemoveUnused",
     "StripQuant",
+    "TieConcatScales",
     "WeightCorrection",
     "parse_passes",
 ]

@@ -13,11 +13,16 @@ from qpass import passes
 PASSES = {
     "DropDebugInfo": "drop-debug-info",
     "DropIdentity": "drop-identity",
+    "DropObservers": "drop-observers",
     "FoldBatchNorm": "fold-batch-norm",
     "FoldQuant": "fold-quant",
     "InsertQuant": "insert-quant",
+    "MarkSkipQuant": "mark-skip-quant",
+    "MendPairs": "mend-pairs",
+    "MendScales": "mend-scales",
     "RemoveUnused": "remove-unused",
     "StripQuant": "strip-quant",
+    "TieConcatScales": "tie-concat-scales",
 }
 
 

@@ -1,0 +1,1 @@
+"""Lint: traps of deployment engines that a quantized file can fall into, found before the engine does."""
