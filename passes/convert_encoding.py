@@ -88,20 +88,17 @@ class ConvertEncoding(Pass):
         return model
 
     def _front(self, model: Model) -> list[_Job]:
-        """What is to be converted now: not yet what stands behind quantization that waits for conversion itself."""
+        """What is to be converted now: what other quantization stands behind, or else everything."""
         graph, chosen = model.graph, self._chosen(model)
         jobs = []
         for site in find_sites(model):
             uses = _reads(graph, site) if chosen is None else chosen.of(site)
             if uses and not _is_spelled(graph, site, self.to):
                 jobs.append(_Job(site, uses))
-        made = {
-            data_out(graph, graph.by_uid[uid])
-            for job in jobs
-            if not stands_after(graph, job.site)
-            for uid in job.site.ops
-        }
-        return [job for job in jobs if job.site.value not in made]
+        made = {job: _outlet(graph, job.site) for job in jobs}
+        sources = {job.site.value for job in jobs}.intersection(made.values())
+        first = [job for job in jobs if made[job] in sources and job.site.value not in made.values()]
+        return first or jobs
 
     def _chosen(self, model: Model) -> _Chosen | None:
         if not self.layers:
@@ -186,8 +183,13 @@ def _reads(graph: Graph, site: QuantSite) -> tuple[Use, ...]:
     """Every operand that reads what a site makes, quantization ops too."""
     if stands_after(graph, site):
         return site.uses
-    out = data_out(graph, graph.by_uid[site.ops[-1]])
+    out = _outlet(graph, site)
     return graph.uses(out) if out is not None else ()
+
+
+def _outlet(graph: Graph, site: QuantSite) -> ValueRef | None:
+    """The quantized value, where there is one."""
+    return None if stands_after(graph, site) else data_out(graph, graph.by_uid[site.ops[-1]])
 
 
 def _is_spelled(graph: Graph, site: QuantSite, encoding: str) -> bool:

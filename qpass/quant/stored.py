@@ -52,7 +52,9 @@ def hold(e: Edit, graph: Graph, site: QuantSite, array: np.ndarray, storage: Sto
     blocks = e.model.blocks
     elsewhere = used_names(e.model, without=graph) if len(blocks) > 1 else set()
     if name in elsewhere or any(use not in readers for use in graph.uses(site.value)):
-        name = declare_param(e, f"{name}.folded", array)
+        # Declared as float32 whatever it holds, as the framework declares its int8 weights.
+        name = declare_param(e, f"{name}.folded", e.model.params[name])
+        e.set_param(name, array)
         for use in site.uses:
             e.rewire(use.op, use.slot, use.index, name)
     else:
