@@ -17,6 +17,7 @@ takes at most 2 + log2(n) + 2 k models.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -104,12 +105,16 @@ def check_target(target: object) -> float:
     UsageError
         If it is none, or not finite.
     """
-    if isinstance(target, bool) or not isinstance(target, numbers.Real) or not math.isfinite(target):
+    value = math.nan
+    if isinstance(target, numbers.Real) and not isinstance(target, bool):
+        with contextlib.suppress(OverflowError):
+            value = float(target)
+    if not math.isfinite(value):
         raise UsageError(
             f"target_metric is {target!r}, expected a finite number",
             hint="the metric the quantized model must reach, on the scale of the evaluation function",
         )
-    return float(target)
+    return value
 
 
 @dataclass
