@@ -77,6 +77,42 @@ def test_strip_is_the_inverse_of_insert_on_networks(model):
         assert to_bytes(StripQuant()(quantized(model, encoding=encoding))) == to_bytes(model)
 
 
+def dequantized(model: Model) -> Model:
+    """`model` with the weights of its layers as 8 bits at the thresholds of `table` leave them, without minus zeros."""
+    scales = table(model)
+    weights = {}
+    for name, threshold in scales.weights.items():
+        spec = QuantSpec(8, scales.weight_axes[name])
+        weights[name] = fake_quantize(model.params[name], threshold, spec) + np.float32(0)
+    return model.replaced(params=model.params.replaced(weights))
+
+
+@pytest.mark.parametrize("encoding", ["A", "C"])
+@pytest.mark.parametrize("name", FLOAT_MODELS[::2])
+def test_stored_integers_come_back_as_the_floats_they_stand_for_on_real_models(name, encoding):
+    model = load(corpus(f"models/{name}"))
+    made = quantized(model, encoding=encoding)
+    assert len(find_sites(made)) > 10
+    assert to_bytes(StripQuant()(made)) == to_bytes(dequantized(model))
+
+
+@given(model=runnable_models())
+def test_stored_integers_come_back_as_the_floats_they_stand_for_on_networks(model):
+    for encoding in ("A", "C"):
+        stripped = StripQuant()(quantized(model, encoding=encoding))
+        assert to_bytes(stripped) == to_bytes(dequantized(model))
+
+
+@pytest.mark.parametrize("encoding", ["A", "C"])
+def test_stored_integers_layer_by_layer(encoding):
+    model = residual_net()
+    stepwise = quantized(model, encoding=encoding)
+    for layer in find_layers(model):
+        stepwise = StripQuant((layer.name,))(stepwise)
+        assert layer.name not in {site.value.name for site in find_sites(stepwise)}
+    assert to_bytes(stepwise) == to_bytes(dequantized(model))
+
+
 @settings(max_examples=40)
 @given(model=models())
 def test_strip_is_the_inverse_of_insert_on_odd_programs(model):
@@ -123,10 +159,13 @@ def test_what_is_inserted_computes_the_fake_quantization(encoding, bits):
     np.testing.assert_array_equal(infer(made, x)[0], expected)
 
 
-def test_both_encodings_compute_the_same():
+def test_all_encodings_compute_the_same():
     model, x = residual_net(), images(4, 3, 8, 8)
-    linear, fake = (infer(quantized(model, encoding=encoding), x)[0] for encoding in ("B", "D"))
+    old, linear, float_zero, fake = (infer(quantized(model, encoding=encoding), x)[0] for encoding in "ABCD")
     np.testing.assert_array_equal(linear, fake)
+    np.testing.assert_array_equal(linear, float_zero)
+    # Its layers add up integers and scale the sums: other float32 roundings.
+    np.testing.assert_allclose(old, linear, rtol=0, atol=1e-6)
     assert np.abs(linear - infer(model, x)[0]).max() > 1e-4
 
 

@@ -16,6 +16,7 @@ from qpass.ir.dtype import DType
 from qpass.ir.op import Attr
 from qpass.passes import InsertQuant
 from qpass.quant.encodings import ENCODINGS, find_sites
+from qpass.quant.fakequant import quantize
 from qpass.quant.layers import find_layers
 from qpass.quant.scales import ScaleTable
 from qpass.quant.site import Role, Storage
@@ -116,7 +117,7 @@ def test_programs_without_parameters():
     assert all(np.isnan(site.threshold).all() for site in sites)
 
 
-@pytest.mark.parametrize("encoding", ["B", "D"])
+@pytest.mark.parametrize("encoding", ["A", "B", "C", "D"])
 @pytest.mark.parametrize("per_channel", [True, False])
 def test_what_is_spelled_is_recognised(encoding, per_channel):
     model = residual_net()
@@ -124,11 +125,18 @@ def test_what_is_spelled_is_recognised(encoding, per_channel):
     made = InsertQuant(scales, encoding=encoding, weight_bits=5, activation_bits=7)(model)
     sites = find_sites(made)
     assert {site.encoding for site in sites} == {encoding}
+    # Encoding A says other bits than 8 by channel only; how weights were rounded it does not say.
+    axes = {layer.name: layer.axis for layer in find_layers(model)} if encoding == "A" else scales.weight_axes
     for site in sites:
         if site.role is Role.WEIGHT:
-            np.testing.assert_array_equal(site.threshold, scales.weights[site.value.name])
-            assert site.spec == QuantSpec(5, scales.weight_axes[site.value.name])
-            assert site.storage is Storage.FLOAT
+            name = site.value.name
+            expected = np.broadcast_to(scales.weights[name], site.threshold.shape)
+            np.testing.assert_array_equal(site.threshold, expected)
+            assert (site.spec.bits, site.spec.axis) == (5, axes[name])
+            assert site.storage is (Storage.INT_AS_FLOAT if encoding in "AC" else Storage.FLOAT)
+            if encoding in "AC":
+                ints = quantize(model.params[name], scales.weights[name], QuantSpec(5, scales.weight_axes[name]))
+                np.testing.assert_array_equal(made.params[name], ints.astype(np.float32))
         else:
             assert site.threshold == scales.activations[site.value.name]
             assert site.spec == QuantSpec(7)
