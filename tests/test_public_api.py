@@ -11,6 +11,9 @@ import qpass
 from qpass import passes
 
 PASSES = {
+    "AdaRound": "ada-round",
+    "BiasCorrection": "bias-correction",
+    "CrossLayerEqualization": "cross-layer-equalization",
     "DropDebugInfo": "drop-debug-info",
     "DropIdentity": "drop-identity",
     "DropObservers": "drop-observers",
@@ -23,6 +26,7 @@ PASSES = {
     "RemoveUnused": "remove-unused",
     "StripQuant": "strip-quant",
     "TieConcatScales": "tie-concat-scales",
+    "WeightCorrection": "weight-correction",
 }
 
 

@@ -11,7 +11,7 @@
     qpass text 1
     ...
 
-Scale tables (``scales=two_products.json``) stand beside the cases.
+Scale tables (``scales=two_products.json``) and moments (``moments=two_products.npz``) stand beside the cases.
 
 A case without an expected text must come back as the same object. Parameters get values that follow from their names,
 so that the digests in the expected text check the arithmetic. ``python tests/support/golden_case.py`` writes all cases
@@ -33,7 +33,7 @@ from qpass.ir.model import Model
 from qpass.ir.params import Params
 from qpass.ir.text import dump, parse
 from qpass.ir.verify import persistable_tensors, verify
-from qpass.passes import parse_passes
+from qpass.passes import CrossLayerEqualization, parse_passes
 from qpass.rewrite.apply import PatternPass
 from qpass.rewrite.passes import Pass
 from qpass.rewrite.pipeline import run
@@ -64,7 +64,7 @@ class Case:
     def misses(self) -> str:
         model, found = self.input(), []
         for each in named_passes(self.passes):
-            if isinstance(each, PatternPass):
+            if isinstance(each, PatternPass | CrossLayerEqualization):
                 found += [str(miss) for miss in each.explain(model)]
         return "\n".join(found)
 
@@ -78,7 +78,8 @@ class Case:
 
 
 def named_passes(text: str) -> tuple[Pass, ...]:
-    return parse_passes(re.sub(r"scales=(\w+\.json)", lambda found: f'scales="{FOLDER / found[1]}"', text))
+    files = r"(scales|moments)=(\w+\.(?:json|npz))"
+    return parse_passes(re.sub(files, lambda found: f'{found[1]}="{FOLDER / found[2]}"', text))
 
 
 def shown(model: Model) -> str:
