@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from qpass.errors import UsageError
 from qpass.quant.layers import DEFAULT_OP_TYPES, families
-from qpass.quant.observers import ACTIVATION_ALGOS, WEIGHT_ALGOS
+from qpass.quant.observers import ACTIVATION_ALGOS
+from qpass.quant.weight_observers import WEIGHT_ALGOS
 from qpass.runtime.engines import ENGINES
 
 _KINDS = {str: "a name", int: "a whole number", bool: "True or False", tuple: "a sequence of names"}

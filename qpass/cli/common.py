@@ -11,7 +11,8 @@ from pathlib import Path
 from qpass.errors import UsageError
 from qpass.formats.files import load
 from qpass.ir.model import Model
-from qpass.quant.observers import ACTIVATION_ALGOS, WEIGHT_ALGOS
+from qpass.quant.observers import ACTIVATION_ALGOS
+from qpass.quant.weight_observers import WEIGHT_ALGOS
 
 MODEL_HELP = "a .pdmodel file, its prefix, or a folder that holds it"
 

@@ -1,26 +1,157 @@
-"""Observers: thresholds of activations, batch by batch in constant memory, and of weights at once.
+"""Observers: scales of activations, batch by batch in constant memory, from one pass over the data.
 
-A threshold is the absolute value that maps to the highest level, in the tensor's own units (absmax, not absmax/127).
+A scale is the absolute value that maps to the highest level, in the tensor's own units: absmax, not absmax/127.
+Every algorithm is a rule that reads a `Record`; algorithms that watch one tensor together share its record, so that
+each batch is reduced and binned once. ``compat="paddle"`` gives the framework's own scales instead
+(`qpass.quant.paddle_compat` says where they differ and why); its hist and KL need two passes.
+
+| algo | scale |
+|---|---|
+| abs_max, min_max | the largest absolute value |
+| avg | mean over batches of the mean over samples of the sample's largest absolute value |
+| moving_average_abs_max | moving average of the batches' largest absolute values |
+| hist | where a share `hist_percent` of the numbers lies within |
+| KL | what loses least information, as a divergence of histograms; as hist where the upper half of the range is empty |
+| entropy | the same over both sides of 0 and smoothed, as ONNX Runtime does it (`qpass.quant.entropy`) |
+| mse | what gives the least mean squared error |
+| emd | what gives the least earth mover's distance between the numbers and their quantized forms |
+| ptf | the largest absolute value or its half, quarter or eighth, whichever gives the least mean squared error: what |
+|     | the power-of-two factors of FQ-ViT (Lin et al., IJCAI 2022) come to with one factor a tensor |
+
+mse and emd look at 200 thresholds up to the largest absolute value, over all data, with the numbers' signs.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
-from typing import Protocol
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
-from qpass.errors import QuantError
-from qpass.ir.dtype import DType
+from qpass.errors import UsageError
+from qpass.quant import paddle_compat as paddle
+from qpass.quant.entropy import entropy_bin
+from qpass.quant.histogram import GrowingHistogram
+from qpass.quant.observer_options import DEFAULT_OPTIONS, ObserverOptions
+from qpass.quant.record import MovingPeak, Part, Record, SampleMeans, Statistics
+from qpass.quant.threshold_search import kl_bin, least_error, percentile_bin
 
-_DIVERGED = "the model diverges on this input, or the input itself is wrong"
+_FRACTIONS = np.arange(1, 201) / 200
+_POWERS = (0.125, 0.25, 0.5, 1.0)
 
 
-class Observer(Protocol):
-    """Watches one activation over all batches."""
+@dataclass(frozen=True)
+class Algorithm:
+    """What an algorithm needs to know of a tensor, and how a scale follows from it.
 
-    def update(self, array: np.ndarray) -> None:
+    Parameters
+    ----------
+    rule : callable
+        Record -> scale.
+    parts : tuple of type
+        What the record must hold beside the range.
+    """
+
+    rule: Callable[[Record], float]
+    parts: tuple[type[Part], ...] = ()
+
+
+def _hist(record: Record) -> float:
+    counts, width = record.part(GrowingHistogram).folded(record.options.bins)
+    return min((percentile_bin(counts, record.options.hist_percent) + 0.5) * width, record.absmax())
+
+
+def _kl(record: Record) -> float:
+    """The search looks at the upper half of the range; where that is empty but for the largest, hist must do."""
+    counts, width = record.part(GrowingHistogram).folded(record.options.bins)
+    kept = kl_bin(counts, record.options.levels) if counts.size > record.options.levels else None
+    return _hist(record) if kept is None else min((kept + 0.5) * width, record.absmax())
+
+
+def _entropy(record: Record) -> float:
+    counts, width = record.part(GrowingHistogram).two_sided(record.options.bins)
+    levels = record.options.levels + 1
+    return min(entropy_bin(counts, levels) * width, record.absmax()) if counts.size > levels else record.absmax()
+
+
+def _least(record: Record, fractions: Iterable[float], power: int) -> float:
+    histogram, peak = record.part(GrowingHistogram), record.absmax()
+    return peak * least_error(
+        histogram.positive,
+        histogram.negative,
+        peak / histogram.width,
+        np.array(list(fractions)),
+        levels=record.options.levels,
+        power=power,
+    )
+
+
+_RANGE = {
+    "abs_max": Algorithm(Record.absmax),
+    "min_max": Algorithm(Record.absmax),
+    "moving_average_abs_max": Algorithm(lambda record: record.part(MovingPeak).mean, (MovingPeak,)),
+}
+
+ACTIVATION_ALGOS: Mapping[str, Algorithm] = {
+    **_RANGE,
+    "avg": Algorithm(lambda record: record.part(SampleMeans).mean, (SampleMeans,)),
+    "hist": Algorithm(_hist, (GrowingHistogram,)),
+    "KL": Algorithm(_kl, (GrowingHistogram,)),
+    "entropy": Algorithm(_entropy, (GrowingHistogram,)),
+    "mse": Algorithm(lambda record: _least(record, _FRACTIONS, 2), (GrowingHistogram,)),
+    "emd": Algorithm(lambda record: _least(record, _FRACTIONS, 1), (GrowingHistogram,)),
+    "ptf": Algorithm(lambda record: _least(record, _POWERS, 2), (GrowingHistogram,)),
+}
+"""Algorithms of activations by name."""
+
+COMPAT: Mapping[str, Mapping[str, Algorithm]] = {
+    "paddle": {
+        **_RANGE,
+        "avg": Algorithm(paddle.paddle_avg, (paddle.PaddleMeans,)),
+        "hist": Algorithm(paddle.paddle_hist, (paddle.PaddleHistogram,)),
+        "KL": Algorithm(paddle.paddle_kl, (paddle.PaddleHistogram,)),
+        "mse": Algorithm(lambda record: record.part(paddle.PaddleMse).scale, (paddle.PaddleMse,)),
+        "emd": Algorithm(lambda record: record.part(paddle.PaddleEmd).scale, (paddle.PaddleEmd,)),
+        "ptf": Algorithm(lambda record: record.part(paddle.PaddlePtf).scale, (paddle.PaddlePtf,)),
+    }
+}
+"""The same by name of what they agree with."""
+
+
+class Observer:
+    """Watches one activation and gives its scale.
+
+    Parameters
+    ----------
+    name : str
+        Name of the tensor, for messages.
+    algo : str
+        One of `ACTIVATION_ALGOS`.
+    options : ObserverOptions
+    compat : {None, "paddle"}
+
+    Raises
+    ------
+    UsageError
+        If there is no such algorithm, or it does not work with the options.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        algo: str = "avg",
+        options: ObserverOptions = DEFAULT_OPTIONS,
+        compat: str | None = None,
+    ) -> None:
+        self._rule = algorithm(algo, options, compat).rule
+        self._record = new_record(name, [algo], options, compat)
+
+    @property
+    def passes(self) -> int:
+        """2 if all data must be shown twice, with `next_pass` between; else 1."""
+        return self._record.passes
+
+    def observe(self, batch: np.ndarray) -> None:
         """See one batch: any shape and real dtype, samples along axis 0; an empty array is passed over.
 
         Raises
@@ -28,15 +159,39 @@ class Observer(Protocol):
         QuantError
             If a number is NaN or infinite; names the tensor and the batch.
         """
+        self._record.observe(batch)
 
-    def threshold(self) -> float:
-        """The threshold so far.
+    def next_pass(self) -> None:
+        """Begin the second pass; observers of shards must have been merged by now.
+
+        Raises
+        ------
+        QuantError
+            If nothing was seen in the first.
+        """
+        self._record.next_pass()
+
+    def merge(self, other: Observer) -> None:
+        """Add what `other` saw after this one, as if this one had seen it.
+
+        Exact, but for moving_average_abs_max, where a rounding in the last bits remains.
+
+        Raises
+        ------
+        QuantError
+            If it is an observer of another kind.
+        """
+        self._record.merge(other._record)
+
+    def scale(self) -> float:
+        """The scale so far; 0 where there were only zeros.
 
         Raises
         ------
         QuantError
             If nothing was seen.
         """
+        return scale_of(self._record, self._rule)
 
     def range(self) -> tuple[float, float]:
         """Smallest and largest number seen.
@@ -46,138 +201,65 @@ class Observer(Protocol):
         QuantError
             If nothing was seen.
         """
+        return self._record.range()
 
 
-class AbsMax:
-    """Largest absolute value over all batches.
+def algorithm(algo: str, options: ObserverOptions, compat: str | None = None) -> Algorithm:
+    """The algorithm of a name.
 
-    Source: `PostTrainingQuantization._sample_abs_max` (python/paddle/static/quantization, 2.6 and 3.3).
-
-    Parameters
-    ----------
-    name : str
-        Name of the tensor, for messages.
+    Raises
+    ------
+    UsageError
+        If there is none, or it does not work with the options.
     """
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self._batch = 0
-        self._low, self._high = math.inf, -math.inf
-
-    def update(self, array: np.ndarray) -> None:
-        """See one batch."""
-        self._batch += 1
-        if array.size:
-            self._see(as_real(array))
-
-    def threshold(self) -> float:
-        """Largest absolute value seen."""
-        low, high = self.range()
-        return max(high, -low)
-
-    def range(self) -> tuple[float, float]:
-        """Smallest and largest number seen."""
-        if self._low > self._high:
-            raise QuantError("no batch held any number of it", where=f"activation {self.name!r}")
-        return self._low, self._high
-
-    def _see(self, array: np.ndarray) -> None:
-        self._extend(float(array.min()), float(array.max()))
-
-    def _extend(self, low: float, high: float) -> None:
-        if not (math.isfinite(low) and math.isfinite(high)):
-            raise QuantError(
-                "a number is NaN or infinite", where=f"activation {self.name!r}, batch {self._batch}", hint=_DIVERGED
-            )
-        self._low, self._high = min(self._low, low), max(self._high, high)
+    if compat is not None and compat not in COMPAT:
+        raise UsageError(f"unknown compat {compat!r}, expected one of {sorted(COMPAT)} or None")
+    known = ACTIVATION_ALGOS if compat is None else COMPAT[compat]
+    if algo not in known:
+        raise UsageError(f"unknown algo {algo!r}, expected one of {sorted(known)}")
+    if algo in ("KL", "entropy") and options.bins < 4 * options.levels:
+        raise UsageError(
+            f"{algo} needs at least {4 * options.levels} bins for {options.quant_bits} bits, there are {options.bins}",
+            hint="give more bins, or another algo: so many levels leave nothing to gain by clipping",
+        )
+    return known[algo]
 
 
-class MinMax(AbsMax):
-    """Smallest and largest value over all batches; symmetric quantization takes the one farther from 0.
+def new_record(
+    name: str, algos: Iterable[str], options: ObserverOptions = DEFAULT_OPTIONS, compat: str | None = None
+) -> Record:
+    """A record of a tensor that serves all these algorithms.
 
-    Source: `PostTrainingQuantization._sample_min_max`. Its threshold is that of `AbsMax`.
+    Raises
+    ------
+    UsageError
+        If there is no such algorithm, or it does not work with the options.
     """
+    return Record(name, options, [part for algo in algos for part in algorithm(algo, options, compat).parts])
 
 
-class Avg(AbsMax):
-    """Mean over batches of the mean over samples of the sample's largest absolute value.
-
-    Every batch counts the same, whatever its size. Source: `PostTrainingQuantization._sample_avg`
-    (python/paddle/static/quantization, 2.6 and 3.3), which takes the mean over samples in float32.
-    """
-
-    def __init__(self, name: str) -> None:
-        super().__init__(name)
-        self._sum = 0.0
-        self._seen = 0
-
-    def threshold(self) -> float:
-        """Mean of the batches' means."""
-        self.range()
-        return self._sum / self._seen
-
-    def _see(self, array: np.ndarray) -> None:
-        samples = array.reshape(array.shape[0] if array.ndim else 1, -1)
-        low, high = samples.min(axis=1), samples.max(axis=1)
-        self._extend(float(low.min()), float(high.max()))
-        self._sum += float(np.maximum(high, -low).mean())
-        self._seen += 1
-
-
-ACTIVATION_ALGOS: Mapping[str, Callable[[str], Observer]] = {"abs_max": AbsMax, "avg": Avg, "min_max": MinMax}
-"""Name of an activation algorithm -> observer of the tensor of that name."""
-
-WEIGHT_ALGOS = ("abs_max", "channel_wise_abs_max")
-"""Names of the weight algorithms."""
-
-
-def weight_threshold(weight: np.ndarray, axis: int | None, name: str) -> np.ndarray:
-    """Largest absolute values of a weight.
-
-    Parameters
-    ----------
-    weight : np.ndarray
-        Any real dtype; uint16 means bfloat16.
-    axis : int or None
-        Channel axis; None is per tensor.
-    name : str
-        Name of the weight, for messages.
-
-    Returns
-    -------
-    np.ndarray
-        float32, shape () per tensor or (C,) per channel; 0 where there are no numbers.
+def scale_of(record: Record, rule: Callable[[Record], float]) -> float:
+    """What a rule makes of a record.
 
     Raises
     ------
     QuantError
-        If a number is NaN or infinite, or there is no such axis.
+        If nothing was seen.
     """
-    where = f"weight {name!r}"
-    if axis is not None and not 0 <= axis < weight.ndim:
-        raise QuantError(f"there is no axis {axis} in shape {list(weight.shape)}", where=where)
-    real = as_real(weight)
-    others = tuple(a for a in range(real.ndim) if a != axis)
-    found = np.maximum(real.max(axis=others, initial=0), -real.min(axis=others, initial=0))
-    if not np.isfinite(found).all():
-        raise QuantError("a number is NaN or infinite", where=where, hint="the parameters are damaged")
-    return np.asarray(found, np.float32)
+    record.range()
+    return rule(record)
 
 
-def as_real(array: np.ndarray) -> np.ndarray:
-    """The array in a dtype in which negation is exact and means do not overflow: float32, or float64 for integers.
+def statistics(record: Record) -> Statistics:
+    """What is known of the tensor.
 
     Raises
     ------
     QuantError
-        If the numbers are complex, or not numbers.
+        If nothing was seen.
     """
-    if array.dtype.name in ("float32", "float64"):
-        return array
-    if array.dtype == DType.BFLOAT16.numpy:
-        return (array.astype(np.uint32) << 16).view(np.float32)
-    if array.dtype.name == "float16":
-        return array.astype(np.float32)
-    if array.dtype.kind not in "biu":
-        raise QuantError(f"cannot quantize numbers of dtype {array.dtype}")
-    return array.astype(np.float64)
+    low, high = record.range()
+    if not record.has(GrowingHistogram):
+        return Statistics(low, high, record.count)
+    mean, std = record.part(GrowingHistogram).moments()
+    return Statistics(low, high, record.count, mean, std)

@@ -1,15 +1,18 @@
-"""Calibration: the thresholds of every layer from one pass over the data."""
+"""Calibration: the scales of every layer, by any number of algorithms, from one pass over the data."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from qpass.errors import QuantError, UsageError
 from qpass.ir.graph import ValueRef
 from qpass.ir.model import Model
 from qpass.quant.layers import DEFAULT_OP_TYPES, Layer, find_layers, root, select
-from qpass.quant.observers import ACTIVATION_ALGOS, WEIGHT_ALGOS, Observer, weight_threshold
+from qpass.quant.observer_options import DEFAULT_OPTIONS, ObserverOptions
+from qpass.quant.observers import algorithm, new_record, scale_of, statistics
+from qpass.quant.record import Record
 from qpass.quant.scales import ScaleTable, key
+from qpass.quant.weight_observers import per_channel, weight_scale
 from qpass.runtime.data import Batches, Data
 from qpass.runtime.engine import Engine
 from qpass.runtime.engines import get_engine
@@ -21,17 +24,61 @@ def calibrate(
     *,
     algo: str = "avg",
     weight_algo: str = "channel_wise_abs_max",
+    compat: str | None = None,
+    options: ObserverOptions = DEFAULT_OPTIONS,
+    weight_bits: int = 8,
     engine: str | Engine = "inference",
     layers: Sequence[str] | None = None,
     op_types: Sequence[str] | None = DEFAULT_OP_TYPES,
+    values: Sequence[ValueRef] | None = None,
     batches: int | None = None,
     batch_size: int = 32,
     progress: Callable[[int], None] | None = None,
 ) -> ScaleTable:
-    """Thresholds of the input activation and the weight of every layer.
+    """Scales of the input activation and the weight of every layer.
 
-    One pass over the data serves all layers: each distinct activation is fetched once a batch, reduced on the host and
-    dropped before the next is copied.
+    `calibrate_many` with one algorithm; see there.
+    """
+    return calibrate_many(
+        model,
+        data,
+        algos=(algo,),
+        weight_algo=weight_algo,
+        compat=compat,
+        options=options,
+        weight_bits=weight_bits,
+        engine=engine,
+        layers=layers,
+        op_types=op_types,
+        values=values,
+        batches=batches,
+        batch_size=batch_size,
+        progress=progress,
+    )[algo]
+
+
+def calibrate_many(
+    model: Model,
+    data: Data,
+    *,
+    algos: Sequence[str],
+    weight_algo: str = "channel_wise_abs_max",
+    compat: str | None = None,
+    options: ObserverOptions = DEFAULT_OPTIONS,
+    weight_bits: int = 8,
+    engine: str | Engine = "inference",
+    layers: Sequence[str] | None = None,
+    op_types: Sequence[str] | None = DEFAULT_OP_TYPES,
+    values: Sequence[ValueRef] | None = None,
+    batches: int | None = None,
+    batch_size: int = 32,
+    progress: Callable[[int], None] | None = None,
+) -> dict[str, ScaleTable]:
+    """Scales of the input activation and the weight of every layer, by several algorithms at once.
+
+    One pass over the data serves all layers and all algorithms: each distinct activation is fetched once a batch,
+    reduced on the host and dropped before the next is copied. Paddle's own hist and KL (``compat="paddle"``) go over
+    the data a second time.
 
     Parameters
     ----------
@@ -39,83 +86,112 @@ def calibrate(
         A float model.
     data : Data
         Batches for the model's inputs.
-    algo : {"abs_max", "avg", "min_max"}
-        Observer of activations; see `qpass.quant.observers`.
-    weight_algo : {"abs_max", "channel_wise_abs_max"}
-        One threshold a weight, or one a channel.
+    algos : sequence of str
+        Algorithms of activations; see `qpass.quant.observers`.
+    weight_algo : {"abs_max", "channel_wise_abs_max", "mse", "channel_wise_mse"}
+        One scale a weight, or one a channel.
+    compat : {None, "paddle"}
+        Whose version of the algorithms.
+    options : ObserverOptions
+    weight_bits : int
+        For how many bits ``mse`` and ``channel_wise_mse`` are best.
     engine : str or Engine
-        What runs the model; thresholds of ``inference`` and ``executor`` agree to 1e-5 relative.
+        What runs the model; scales of ``inference`` and ``executor`` agree to 1e-5 relative.
     layers : sequence of str, optional
         Only these layers (names of weights).
     op_types : sequence of str
         Op types whose layers count; None is all.
+    values : sequence of ValueRef, optional
+        Activations to observe in place of the layers' inputs.
     batches : int, optional
         Use that many batches only.
     batch_size : int
         Where whole arrays are cut.
     progress : callable, optional
-        Called after each batch with the number of batches done.
+        Called after each batch with the number of batches done, over both passes where there are two.
+
+    Returns
+    -------
+    dict
+        A table an algorithm, by its name.
 
     Raises
     ------
     UsageError
-        If an algorithm or an op type is unknown.
+        If an algorithm, an option or an op type is unknown.
     DataError
-        If the data do not fit the model.
+        If the data do not fit the model, or cannot be gone over twice where that is needed.
     QuantError
         If a layer is unknown, a weight or an activation holds NaN or infinite numbers, or there is no layer at all.
     EngineError
         If the engine refuses the model or fails.
     """
-    if algo not in ACTIVATION_ALGOS:
-        raise UsageError(f"unknown algo {algo!r}, expected one of {sorted(ACTIVATION_ALGOS)}")
-    if weight_algo not in WEIGHT_ALGOS:
-        raise UsageError(f"unknown weight_algo {weight_algo!r}, expected one of {sorted(WEIGHT_ALGOS)}")
+    if not algos:
+        raise UsageError("no algo is given")
+    rules = {algo: algorithm(algo, options, compat).rule for algo in algos}
+    channels = per_channel(weight_algo)
+    ObserverOptions(quant_bits=weight_bits)
     chosen = _chosen(find_layers(model, op_types), layers)
-    axes = {layer.name: layer.axis if weight_algo == "channel_wise_abs_max" else None for layer in chosen}
-    weights = {name: weight_threshold(model.params[name], axis, name) for name, axis in axes.items()}
-    refs = _activations(model, chosen)
+    axes = {layer.name: layer.axis if channels else None for layer in chosen}
+    weights = {
+        name: weight_scale(model.params[name], axis, name, algo=weight_algo, bits=weight_bits)
+        for name, axis in axes.items()
+    }
+    refs = _activations(model, chosen) if values is None else values
     source = Batches.of(model, data, batch_size=batch_size, limit=batches)
-    observers = {ref: ACTIVATION_ALGOS[algo](key(model.graph, ref)) for ref in refs}
-    samples = observe(model, source, observers, get_engine(engine), progress)
-    return ScaleTable(
-        activations={key(model.graph, ref): o.threshold() for ref, o in observers.items()},
-        weights=weights,
-        weight_axes=axes,
-        algo=algo,
-        weight_algo=weight_algo,
-        program_digest=model.program_digest(),
-        params_digest=model.params_digest(),
-        data_digest=source.digest(),
-        samples=samples,
-        ranges={key(model.graph, ref): o.range() for ref, o in observers.items()},
-    )
+    records = {ref: new_record(key(model.graph, ref), algos, options, compat) for ref in refs}
+    samples = observe(model, source, records, get_engine(engine), progress)
+    known = {record.name: statistics(record) for record in records.values()}
+    digests = model.program_digest(), model.params_digest(), source.digest()
+    return {
+        algo: ScaleTable(
+            activations={record.name: scale_of(record, rule) for record in records.values()},
+            weights=weights,
+            weight_axes=axes,
+            algo=algo,
+            weight_algo=weight_algo,
+            program_digest=digests[0],
+            params_digest=digests[1],
+            data_digest=digests[2],
+            samples=samples,
+            statistics=known,
+            compat=compat,
+            options=options,
+        )
+        for algo, rule in rules.items()
+    }
 
 
 def observe(
     model: Model,
     source: Batches,
-    observers: dict[ValueRef, Observer],
+    records: Mapping[ValueRef, Record],
     engine: Engine,
     progress: Callable[[int], None] | None = None,
 ) -> int:
-    """Show every batch's values to their observers; the number of samples seen.
+    """Show every batch's values to their records, as often as they need it; the number of samples seen.
 
     Raises
     ------
     DataError, EngineError, QuantError
-        As the data, the engine and the observers do.
+        As the data, the engine and the records do.
     """
     session = None
-    samples = 0
-    for done, batch in enumerate(source, 1):
-        if session is None:  # only now: data that do not fit are told before the engine is made
-            session = engine.session(model, tuple(observers))
-        for observer, array in zip(observers.values(), session.stream(batch), strict=True):
-            observer.update(array)
-        samples += max((a.shape[0] for a in batch.values() if a.ndim), default=1)
-        if progress is not None:
-            progress(done)
+    samples = done = 0
+    for turn in range(max((record.passes for record in records.values()), default=1)):
+        if turn:
+            for record in records.values():
+                record.next_pass()
+        for batch in source:
+            if session is None:  # only now: data that do not fit are told before the engine is made
+                session = engine.session(model, tuple(records))
+            for record, array in zip(records.values(), session.stream(batch), strict=True):
+                record.observe(array)
+            if not turn:
+                samples += max((a.shape[0] for a in batch.values() if a.ndim), default=1)
+            done += 1
+            if progress is not None:
+                progress(done)
     return samples
 
 
