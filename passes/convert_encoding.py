@@ -254,7 +254,7 @@ def _moved(graph: Graph, job: _Job) -> QuantSite | None:
 
 def _hold(e: Edit, graph: Graph, site: QuantSite, held: _Held) -> QuantSite:
     site = dataclasses.replace(site, threshold=held.threshold, spec=held.spec)
-    if same_array(held.array, e.model.params[site.value.name]):
+    if held.storage is Storage.FLOAT and same_array(held.array, e.model.params[site.value.name]):
         return dataclasses.replace(site, storage=held.storage)
     return hold(e, graph, site, held.array, held.storage)
 

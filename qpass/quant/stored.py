@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
 from qpass.errors import QuantError
 from qpass.ir.graph import Graph, ValueRef
@@ -17,10 +15,8 @@ from qpass.quant.site import QuantSite, Storage
 from qpass.rewrite.edit import Edit
 from qpass.rewrite.uses import used_names
 
-Ints: TypeAlias = npt.NDArray[np.int8] | npt.NDArray[np.int16]
 
-
-def integers(model: Model, site: QuantSite) -> Ints:
+def integers(model: Model, site: QuantSite) -> np.ndarray:
     """The integers of a quantized weight, stored or computed: int8 for up to 8 bits, else int16.
 
     Raises
@@ -37,7 +33,7 @@ def integers(model: Model, site: QuantSite) -> Ints:
     check_threshold(site, weight)
     if site.storage is Storage.FLOAT:
         return quantize(weight, site.threshold, site.spec)
-    held: Ints = weight.astype(np.int8 if site.spec.bits <= 8 else np.int16)
+    held: np.ndarray = weight.astype(np.int8 if site.spec.bits <= 8 else np.int16)
     if not np.array_equal(held, weight):
         raise QuantError(f"expected integers of {site.spec.bits} bits, found other numbers", where=f"weight {name!r}")
     return held

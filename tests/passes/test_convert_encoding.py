@@ -8,12 +8,12 @@ from itertools import product
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from support.build import Builder
 from support.corpus import corpus
 from support.infer import infer
-from support.quantized import count, quantized, residual_net, table, written_by_paddle
-from support.strategies import runnable_models
+from support.quantized import all_float, count, quantized, residual_net, table, written_by_paddle
+from support.strategies import models, runnable_models
 
 from qpass.errors import PassError, QuantError
 from qpass.formats.files import load, to_bytes
@@ -459,3 +459,19 @@ def test_wrong_options():
     float_model = residual_net()
     assert ConvertEncoding("B")(float_model) is float_model
     assert parse_passes("convert-encoding{to=B layers=a,b}") == (ConvertEncoding("B", ("a", "b")),)
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
+@given(model=models())
+def test_odd_programs_keep_their_interface_and_their_quantization(model):
+    model = all_float(model)
+    names = tuple(layer.name for layer in find_layers(model))
+    assume(names)
+    made = quantized(model, layers=names)
+    for to in ("C", "D", "A", "B"):
+        made = ConvertEncoding(to)(made)
+        assert {site.encoding for site in find_sites(made)} == {to}
+        assert (made.feeds, made.fetches) == (model.feeds, model.fetches)
+    stripped = StripQuant()(made)
+    if not any(".folded" in name for name in stripped.graph.decls):
+        assert stripped.graph == model.graph

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 from support.golden_case import FOLDER, Case, named_passes, shown
 
-from qpass.passes import DropDebugInfo, DropIdentity, FoldBatchNorm, RemoveUnused
+from qpass.passes import AddQuantDefaults, DropDebugInfo, DropIdentity, FoldBatchNorm, RemoveUnused
 from qpass.rewrite.passes import spec_name
 from qpass.rewrite.pipeline import run
 
@@ -37,7 +37,7 @@ def test_files_are_canonical(stem: str) -> None:
     assert CASES[stem].rewritten() == (FOLDER / f"{stem}.txt").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("cls", [DropDebugInfo, DropIdentity, FoldBatchNorm, RemoveUnused])
+@pytest.mark.parametrize("cls", [AddQuantDefaults, DropDebugInfo, DropIdentity, FoldBatchNorm, RemoveUnused])
 def test_every_pass_has_cases_that_change_and_cases_that_do_not(cls: type) -> None:
     mine = [case for case in CASES.values() if case.passes == spec_name(cls)]
     assert {case.expected is None for case in mine} == {True, False}

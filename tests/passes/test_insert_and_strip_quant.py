@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from support.build import Builder
 from support.corpus import corpus
 from support.infer import infer
-from support.quantized import count, quantized, residual_net, table
+from support.quantized import all_float, count, quantized, residual_net, table
 from support.strategies import models, runnable_models
 
 from qpass.errors import PassError, QuantError
 from qpass.formats.files import load, to_bytes
-from qpass.ir.dtype import DType
 from qpass.ir.model import Model
-from qpass.ir.params import Params
-from qpass.ir.verify import verify
 from qpass.passes import InsertQuant, StripQuant, parse_passes
 from qpass.quant.encodings import find_sites
 from qpass.quant.fakequant import fake_quantize
@@ -32,19 +27,6 @@ FLOAT_MODELS = ("ppocr_cls", "ppocr_det_v3", "resnet8_cifar10", "mobilenetv3_sma
 
 def images(*shape: int) -> dict[str, np.ndarray]:
     return {"x": np.random.default_rng(5).standard_normal(shape).astype(np.float32)}
-
-
-def all_float(model: Model) -> Model:
-    """`model` with every tensor of it called float32, so that whatever is a layer can be quantized."""
-    blocks = tuple(
-        dataclasses.replace(
-            graph,
-            decls={n: dataclasses.replace(d, dtype=DType.FLOAT32) if d.dtype else d for n, d in graph.decls.items()},
-        )
-        for graph in model.blocks
-    )
-    params = Params({name: np.asarray(array, np.float32) for name, array in model.params.items()})
-    return verify(dataclasses.replace(model, blocks=blocks, params=params))
 
 
 @pytest.mark.parametrize("encoding", ["B", "D"])

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 
 from qpass.formats.files import load
+from qpass.ir.dtype import DType
 from qpass.ir.model import Model
+from qpass.ir.params import Params
+from qpass.ir.verify import verify
 from qpass.passes import InsertQuant
 from qpass.quant.layers import find_layers
 from qpass.quant.scales import ScaleTable, key
@@ -45,6 +49,19 @@ def table(model: Model, *, per_channel: bool = True, threshold: float = 3.0) -> 
 
 def quantized(model: Model, **options: object) -> Model:
     return InsertQuant(table(model), **options)(model)  # type: ignore[arg-type]
+
+
+def all_float(model: Model) -> Model:
+    """`model` with every tensor of it called float32, so that whatever is a layer can be quantized."""
+    blocks = tuple(
+        dataclasses.replace(
+            graph,
+            decls={n: dataclasses.replace(d, dtype=DType.FLOAT32) if d.dtype else d for n, d in graph.decls.items()},
+        )
+        for graph in model.blocks
+    )
+    params = Params({name: np.asarray(array, np.float32) for name, array in model.params.items()})
+    return verify(dataclasses.replace(model, blocks=blocks, params=params))
 
 
 def count(model: Model, word: str) -> int:
