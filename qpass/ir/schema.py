@@ -56,6 +56,34 @@ OPERANDS: Mapping[str, tuple[str, str, str]] = {
 }
 """Op types with weights -> slots of (weight, activation, output)."""
 
+EMBEDDINGS: Mapping[str, tuple[str, str, str]] = {
+    "lookup_table": ("W", "Ids", "Out"),
+    "lookup_table_v2": ("W", "Ids", "Out"),
+}
+"""Op types that look rows of a weight up -> slots of (weight, indices, output): only their weight can be quantized."""
+
+_X_OUT = """
+    abs assign bilinear_interp bilinear_interp_v2 clip concat dropout expand_v2 flatten flatten2
+    flatten_contiguous_range gather gelu hard_sigmoid hard_swish leaky_relu mean nearest_interp nearest_interp_v2
+    p_norm pad2d pad3d pool2d pow prelu reduce_max reduce_mean reduce_sum relu relu6 reshape reshape2 scale
+    shuffle_channel sigmoid softmax softplus split square squeeze squeeze2 swish tanh tile transpose transpose2
+    trilinear_interp unsqueeze2
+"""
+_XY_OUT = "elementwise_add elementwise_mul elementwise_pow elementwise_sub matmul matmul_v2 mul"
+
+ACTIVATION_OPERANDS: Mapping[str, tuple[tuple[str, ...], str]] = {
+    **dict.fromkeys(_X_OUT.split(), (("X",), "Out")),
+    **dict.fromkeys(_XY_OUT.split(), (("X", "Y"), "Out")),
+    **dict.fromkeys(("batch_norm", "group_norm", "instance_norm", "layer_norm", "stack"), (("X",), "Y")),
+    **dict.fromkeys(("slice", "strided_slice"), (("Input",), "Out")),
+    "grid_sampler": (("X",), "Output"),
+}
+"""Op types whose input activations can be quantized too -> slots of (those activations, the main output).
+
+The op types of Paddle 3.3's static/quantization/quant_config.py, SUPPORT_ACT_QUANTIZATION_OP_DICT, but for those that
+compare, index, fill or convert, and recurrent ones, whose operands are no activations in the sense of a scale.
+"""
+
 FORWARD: Mapping[str, Attr] = {"op_role": Attr.int(0)}
 """What Paddle says of every op of a forward pass; `Program.clone(for_test=True)` fails on ops without it."""
 

@@ -11,8 +11,11 @@ from qpass.errors import QuantError, UsageError
 from qpass.ir.graph import Graph, Use, ValueRef
 from qpass.ir.model import Model
 from qpass.ir.op import Op
-from qpass.ir.schema import FAMILIES, OPERANDS
+from qpass.ir.schema import EMBEDDINGS, FAMILIES, OPERANDS
 from qpass.quant.ops import DATA_SLOTS
+
+EMBEDDING = "embedding"
+"""Family of the layers of `find_embeddings`."""
 
 DEFAULT_OP_TYPES = ("conv2d", "depthwise_conv2d", "conv2d_transpose", "mul")
 """One op type of every family: all layers."""
@@ -104,6 +107,44 @@ def find_layers(model: Model, op_types: Sequence[str] | None = None) -> tuple[La
         )
         for weight, ops in found.items()
     )
+
+
+def find_embeddings(model: Model) -> tuple[Layer, ...]:
+    """The weights of the root block that ops look rows up in; their `activation` operands are indices.
+
+    The axis is that of the rows: each has its scale.
+    """
+    graph = model.graph
+    found: dict[ValueRef, list[LayerOp]] = {}
+    for op in graph.ops:
+        weight = graph.sole_read(op, EMBEDDINGS[op.type][0]) if op.type in EMBEDDINGS else None
+        if weight is not None and is_param(graph, root(graph, weight)):
+            slots = (Use(op.uid, slot, 0) for slot in EMBEDDINGS[op.type])
+            found.setdefault(root(graph, weight), []).append(LayerOp(op.uid, *slots))
+    return tuple(Layer(weight.name, EMBEDDING, tuple(ops), weight, 0) for weight, ops in found.items())
+
+
+def find_weights(model: Model, op_types: Sequence[str] | None = None) -> tuple[Layer, ...]:
+    """Everything with a weight that can be quantized: layers, and embeddings where `op_types` names them.
+
+    Parameters
+    ----------
+    model : Model
+    op_types : sequence of str, optional
+        As in `find_layers`, and embedding lookups besides. None is all.
+
+    Raises
+    ------
+    UsageError
+        If an op type is none with weights.
+    """
+    if op_types is None:
+        found = (*find_layers(model), *find_embeddings(model))
+    else:
+        products = [name for name in op_types if name not in EMBEDDINGS]
+        looked_up = find_embeddings(model) if len(products) < len(op_types) else ()
+        found = (*find_layers(model, products), *looked_up)
+    return tuple(sorted(found, key=lambda layer: model.graph.position[layer.ops[0].uid]))
 
 
 def select(layers: Sequence[Layer], names: Iterable[str]) -> tuple[Layer, ...]:
