@@ -12,8 +12,10 @@ from qpass.passes.drop_identity import DropIdentity
 from qpass.passes.drop_observers import DropObservers
 from qpass.passes.enable_observers import EnableObservers
 from qpass.passes.fold_batch_norm import FoldBatchNorm
+from qpass.passes.fold_bias import FoldBias
 from qpass.passes.fold_quant import FoldQuant
 from qpass.passes.insert_quant import InsertQuant
+from qpass.passes.legalize_onednn import LegalizeOnednn
 from qpass.passes.mark_skip_quant import MarkSkipQuant
 from qpass.passes.mend_pairs import MendPairs
 from qpass.passes.mend_scales import MendScales
@@ -35,8 +37,10 @@ REGISTRY: tuple[type[Pass], ...] = (
     DropObservers,
     EnableObservers,
     FoldBatchNorm,
+    FoldBias,
     FoldQuant,
     InsertQuant,
+    LegalizeOnednn,
     MarkSkipQuant,
     MendPairs,
     MendScales,
@@ -73,8 +77,10 @@ __all__ = [
     "DropObservers",
     "EnableObservers",
     "FoldBatchNorm",
+    "FoldBias",
     "FoldQuant",
     "InsertQuant",
+    "LegalizeOnednn",
     "MarkSkipQuant",
     "MendPairs",
     "MendScales",

@@ -122,6 +122,26 @@ def decode(data: bytes, where: str) -> tuple[tuple[Graph, ...], bytes]:
     return blocks, extra
 
 
+def decode_engine_ops(data: bytes, where: str) -> tuple[Op, ...]:
+    """The ops of the root block of a program that an engine's passes rewrote, for reading only.
+
+    Paddle's oneDNN passes write attributes twice (2.6.2 and 3.3.1); the last one counts, as for Paddle itself.
+
+    Raises
+    ------
+    FormatError
+        If the bytes are not a program.
+    """
+    program = _parse(data, where)
+    ops = program.blocks[0].ops if program.blocks else ()
+    for op in ops:
+        last = {attr.name: attr for attr in op.attrs}
+        kept = [type(attr).FromString(attr.SerializeToString()) for attr in last.values()]
+        op.ClearField("attrs")
+        op.attrs.extend(kept)
+    return tuple(_op(op, uid, f"{where}, block 0") for uid, op in enumerate(ops))
+
+
 def encode(blocks: tuple[Graph, ...], extra: bytes) -> bytes:
     """Encode blocks as a `ProgramDesc`: the inverse of `decode`.
 

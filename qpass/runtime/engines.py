@@ -13,6 +13,7 @@ from qpass.runtime.inference import PaddleInferenceEngine
 ENGINES: Mapping[str, Callable[[], Engine]] = {
     "inference": PaddleInferenceEngine,
     "executor": ExecutorEngine,
+    "int8": lambda: PaddleInferenceEngine(int8=True),
     "gpu": lambda: PaddleInferenceEngine(device="gpu"),
 }
 
@@ -23,7 +24,8 @@ def get_engine(name: str | Engine = "inference") -> Engine:
     Parameters
     ----------
     name : str or Engine
-        ``inference`` (Paddle Inference on CPU with oneDNN), ``executor`` (the reference), ``gpu``.
+        ``inference`` (Paddle Inference on CPU with oneDNN), ``int8`` (the same with its int8 kernels, for quantized
+        models), ``executor`` (the reference), ``gpu``.
 
     Raises
     ------

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,15 @@ from qpass.errors import EngineError
 from qpass.formats import pdiparams, pdmodel
 from qpass.ir.graph import ValueRef
 from qpass.ir.model import Model
-from qpass.runtime.paddle_env import PADDLE_ERRORS, compiled_with_cuda, default_threads, engine_error, import_paddle
+from qpass.quant.encodings import find_sites
+from qpass.runtime.paddle_env import (
+    PADDLE_ERRORS,
+    compiled_with_cuda,
+    default_threads,
+    engine_error,
+    import_paddle,
+    silent_stderr,
+)
 from qpass.runtime.paddle_passes import unfit_passes
 from qpass.runtime.session import TargetSession
 from qpass.runtime.targets import Targets, targets
@@ -32,6 +42,12 @@ class PaddleInferenceEngine:
         against 0.75 and 0.92 with one of them); outputs agree with the executor to 1e-6 relative. With both off they
         are bit-equal to it.
     device : {"cpu", "gpu"}
+    int8 : bool
+        Let oneDNN run quantized ops in int8; then there is no way back to a run without oneDNN.
+    delete_passes : sequence of str
+        Graph passes of the framework to leave out.
+    save_program : str or Path, optional
+        Folder into which the framework saves the program that its passes made.
 
     Raises
     ------
@@ -40,7 +56,15 @@ class PaddleInferenceEngine:
     """
 
     def __init__(
-        self, *, threads: int | None = None, onednn: bool = True, passes: bool = True, device: str = "cpu"
+        self,
+        *,
+        threads: int | None = None,
+        onednn: bool = True,
+        passes: bool = True,
+        device: str = "cpu",
+        int8: bool = False,
+        delete_passes: Sequence[str] = (),
+        save_program: str | Path | None = None,
     ) -> None:
         import_paddle()
         if device == "gpu" and not compiled_with_cuda():
@@ -53,11 +77,14 @@ class PaddleInferenceEngine:
         self._onednn = onednn
         self._passes = passes
         self._device = device
+        self._int8 = int8
+        self._delete_passes = tuple(delete_passes)
+        self._save_program = None if save_program is None else str(save_program)
 
     @property
     def name(self) -> str:
         """Name under which `get_engine` finds it."""
-        return "gpu" if self._device == "gpu" else "inference"
+        return "int8" if self._int8 else "gpu" if self._device == "gpu" else "inference"
 
     def session(self, model: Model, fetch: Sequence[ValueRef] | None = None) -> PredictorSession:
         """Make `model` ready to run.
@@ -73,7 +100,14 @@ class PaddleInferenceEngine:
         EngineError
             If a value to fetch does not exist, parameters are missing, or Paddle refuses the model.
         """
-        return PredictorSession(targets(model, fetch), self._predictor, onednn=self._onednn and self._device == "cpu")
+        if self._int8 and not find_sites(model):
+            raise EngineError(
+                "the model is not quantized: nothing of it would run in int8",
+                where="engine 'int8'",
+                hint="quantize it with target 'onednn', or use engine='inference'",
+            )
+        onednn = self._onednn and self._device == "cpu"
+        return PredictorSession(targets(model, fetch), self._predictor, onednn=onednn, fall_back=not self._int8)
 
     def _predictor(self, model: Model, onednn: bool) -> Any:
         from paddle import inference
@@ -88,13 +122,19 @@ class PaddleInferenceEngine:
             config.enable_use_gpu(_GPU_MEMORY_MB, 0)
         elif onednn:
             config.enable_mkldnn()
+            if self._int8:
+                config.enable_mkldnn_int8()
         elif hasattr(config, "disable_mkldnn"):  # off by default where this is absent (2.6)
             config.disable_mkldnn()
         config.switch_ir_optim(self._passes)
-        for name in unfit_passes(model):
+        for name in (*unfit_passes(model), *self._delete_passes):
             config.delete_pass(name)
+        if self._save_program is not None:
+            config.set_optim_cache_dir(self._save_program)
+            config.enable_save_optim_model(True)
         config.enable_memory_optim()
-        return inference.create_predictor(config)
+        with silent_stderr() if self._int8 else contextlib.nullcontext():
+            return inference.create_predictor(config)
 
 
 class OneDNNWarning(UserWarning):
@@ -111,6 +151,8 @@ class PredictorSession(TargetSession):
         Makes a predictor of a model, with oneDNN or without.
     onednn : bool
         Whether to try oneDNN first.
+    fall_back : bool
+        Whether to go on without oneDNN when it fails.
 
     Raises
     ------
@@ -118,10 +160,13 @@ class PredictorSession(TargetSession):
         If Paddle refuses the model.
     """
 
-    def __init__(self, wanted: Targets, build: Callable[[Model, bool], Any], *, onednn: bool) -> None:
+    def __init__(
+        self, wanted: Targets, build: Callable[[Model, bool], Any], *, onednn: bool, fall_back: bool = True
+    ) -> None:
         super().__init__(wanted)
         self._build = build
         self._onednn = onednn
+        self._fall_back = fall_back
         self._predictor: Any = None
         # A predictor of no outputs cannot be made; feeds and parameters need none.
         self._needed = bool(wanted.model.fetches)
@@ -144,7 +189,7 @@ class PredictorSession(TargetSession):
             return
         except PADDLE_ERRORS as e:
             error = engine_error(f"Paddle Inference {failure}", e)
-            if not self._onednn:
+            if not (self._onednn and self._fall_back):
                 raise error from e
         self._onednn = False
         self._predictor = None

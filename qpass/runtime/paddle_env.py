@@ -6,6 +6,7 @@ import contextlib
 import functools
 import os
 import re
+import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -110,7 +111,7 @@ def describe() -> dict[str, str]:
         facts["program messages"] = "ok"
     except FormatError as e:
         facts["program messages"] = f"missing: {e}"
-    facts["cpu flags"] = _cpu_flags()
+    facts["cpu flags"] = " ".join(cpu_flags()) or "none of use"
     facts["threads"] = str(default_threads())
     try:
         paddle = import_paddle()
@@ -127,14 +128,32 @@ def describe() -> dict[str, str]:
     return facts
 
 
-def _cpu_flags() -> str:
+def cpu_flags() -> tuple[str, ...]:
+    """The instruction sets of this CPU that matter for speed; empty where they cannot be told."""
     cpuinfo = Path("/proc/cpuinfo")
     if not cpuinfo.is_file():
-        return "unknown"
+        return ()
     match = re.search(r"^(?:flags|Features)\s*:(.*)$", cpuinfo.read_text(encoding="utf-8"), re.MULTILINE)
     present = set(match.group(1).split()) if match else set()
     known = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimd", "asimddp")
-    return " ".join(flag for flag in known if flag in present) or "none of use"
+    return tuple(flag for flag in known if flag in present)
+
+
+@contextlib.contextmanager
+def silent_stderr() -> Iterator[None]:
+    """Keep what Paddle's C++ side writes to standard error from getting there.
+
+    The passes of the int8 engine report there how many ops they quantized, whatever the log level.
+    """
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def _cut(text: str, limit: int = 400) -> str:

@@ -1,0 +1,165 @@
+"""Simulation that tells what the oneDNN int8 engine will compute, as an ordinary float model.
+
+Simulating quantization where the file says it stands is not what the engine does: it also quantizes what an int8 op
+*makes*, holds values behind relu in 255 levels, lends scales to neighbours, and has rules of its own for weights. So
+the sites are taken from the engine's own plan (`onednn_plan`). What is simulated bit for bit and what is not is written
+in docs/onednn-int8.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from qpass.errors import EngineError, UsageError
+from qpass.ir.graph import Graph, Use
+from qpass.ir.model import Model
+from qpass.passes.fold_quant import FoldQuant
+from qpass.passes.strip_quant import StripQuant
+from qpass.quant.encodings import SPELLERS, find_sites
+from qpass.quant.site import QuantSite, Role, Storage
+from qpass.quant.spec import QuantSpec
+from qpass.rewrite.edit import edit
+from qpass.runtime.onednn_plan import EngineOp, Int8Value, OneDNNPlan, onednn_plan
+from qpass.runtime.paddle_env import cpu_flags
+
+SIMULATIONS = ("onednn",)
+_VNNI = ("avx512_vnni", "avx_vnni", "amx_int8")
+_SIGNED, _UNSIGNED = QuantSpec(8), QuantSpec(9)
+"""Nine symmetric bits are 0 to 255 where nothing is negative, as behind a relu."""
+
+
+def simulate(model: Model, target: str = "onednn", *, vnni: bool | None = None) -> Model:
+    """A float model that computes what `model` will compute in the int8 engine of `target`.
+
+    Parameters
+    ----------
+    model : Model
+        A quantized model, with parameters.
+    target : {"onednn"}
+    vnni : bool, optional
+        Whether the CPU multiplies 8-bit integers without loss. Without, oneDNN halves the weights of convolutions
+        whose input is signed (`has_vnni`). None is this machine.
+
+    Raises
+    ------
+    UsageError
+        If there is no simulation of that name.
+    EngineError
+        If the engine refuses the model, or runs nothing of it in int8.
+    """
+    if target not in SIMULATIONS:
+        raise UsageError(f"there is no simulation of {target!r}, expected one of {', '.join(SIMULATIONS)}")
+    return apply_plan(model, onednn_plan(model), vnni=has_vnni() if vnni is None else vnni)
+
+
+def has_vnni() -> bool:
+    """Whether this CPU has 8-bit dot products: x86 VNNI or AMX.
+
+    Without them oneDNN multiplies pairs of 8-bit numbers into saturating 16 bits, and to keep signed inputs from
+    saturating it multiplies their weights by 0.5 (oneDNN, "Nuances of int8 computations").
+    """
+    return not set(_VNNI).isdisjoint(cpu_flags())
+
+
+def apply_plan(model: Model, plan: OneDNNPlan, *, vnni: bool) -> Model:
+    """The float model that a plan describes.
+
+    Raises
+    ------
+    EngineError
+        If the plan runs nothing in int8.
+    """
+    if not any(op.int8 for op in plan.ops):
+        raise EngineError(
+            "the engine runs no op of this model in int8",
+            where="oneDNN int8",
+            hint="quantize it first; qpass lint --target onednn tells what stands in the way",
+        )
+    weights = {name: array for op in plan.ops for name, array in _weight(model, op, plan, vnni)}
+    plain = StripQuant()(FoldQuant(to="float")(model))
+    graph = plain.graph
+    sites = [
+        *_sites(graph, plan, plan.stored, every=True),
+        *_sites(graph, plan, plan.quantized, every=False),
+    ]
+    with edit(plain) as e:
+        SPELLERS["B"].spell(e, graph, sites)
+        for name, array in weights.items():
+            e.set_param(name, array)
+    return e.model
+
+
+def _sites(graph: Graph, plan: OneDNNPlan, values: Mapping[str, Int8Value], *, every: bool) -> Iterator[QuantSite]:
+    for name, value in values.items():
+        if name not in graph.decls:
+            continue
+        ref = graph.last(name)
+        uses = [use for use in graph.uses(ref) if graph.by_uid[use.op].type != "fetch"]
+        kept = tuple(use for use in uses if every or _reads_int8(graph, plan, use, name))
+        if kept:
+            spec = _UNSIGNED if value.unsigned else _SIGNED
+            yield QuantSite(Role.ACTIVATION, ref, kept, np.asarray(value.threshold, np.float32), spec, "B", ops=())
+
+
+def _reads_int8(graph: Graph, plan: OneDNNPlan, use: Use, name: str) -> bool:
+    """Whether the engine's op that took in the op of `use` reads the value as int8."""
+    op = graph.by_uid[use.op]
+    while True:
+        made = [plan.maker(n) for _, _, n in op.writes()]
+        found = next((m for m in made if m is not None), None)
+        if found is not None:
+            return name in found.reads
+        readers = {u.op for slot, index, _ in op.writes() for u in graph.uses(graph.written(op, slot, index))}
+        if len(readers) != 1:
+            return False
+        op = graph.by_uid[readers.pop()]
+
+
+def _weight(model: Model, op: EngineOp, plan: OneDNNPlan, vnni: bool) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
+    """The weight that the integers of an int8 op stand for.
+
+    The engine multiplies the float weight by its scales (levels per unit) and rounds to the nearest even integer.
+    """
+    if op.weight is None or op.weight_scales is None or op.weight not in model.params:
+        return
+    weight = engine_weight(model, op.weight)
+    fully_connected = op.type == "fc"
+    axis = weight.ndim - 1 if fully_connected else 0
+    if op.weight_scales.size not in (1, weight.shape[axis]):
+        return
+    scales = op.weight_scales.reshape([-1 if i == axis else 1 for i in range(weight.ndim)])
+    if not fully_connected and not np.allclose(scales, _own_scales(weight), rtol=1e-4):
+        scales = _own_scales(weight)  # the engine folded a batch norm into it: the grid of each channel is the same
+    if not (vnni or fully_connected or _input_is_unsigned(op, plan)):
+        scales = scales * np.float32(0.5)
+    yield op.weight, (np.clip(np.rint(weight * scales), -128, 127) / scales).astype(np.float32)
+
+
+def _own_scales(weight: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    top = np.abs(weight).max(axis=tuple(range(1, weight.ndim)), keepdims=True)
+    scales: npt.NDArray[np.float32] = (127 / np.where(top > 0, top, 1)).astype(np.float32)
+    return scales
+
+
+def _input_is_unsigned(op: EngineOp, plan: OneDNNPlan) -> bool:
+    return any((plan.stored.get(name) or plan.quantized[name]).unsigned for name in op.reads)
+
+
+def engine_weight(model: Model, name: str) -> npt.NDArray[np.float32]:
+    """A weight as the engine's passes make it float: ``float32(q / 127) * threshold``, in this order.
+
+    Source: quant_dequant_onednn_pass.cc, ConvertFromINT8ToFP32. The order decides where integers that are halved lie
+    exactly between two.
+    """
+    array = np.asarray(model.params[name])
+    site = next((s for s in find_sites(model) if s.role is Role.WEIGHT and s.value.name == name), None)
+    if site is None or site.storage is Storage.FLOAT:
+        return array.astype(np.float32)
+    axis = site.spec.axis
+    threshold = np.asarray(site.threshold, np.float32)
+    shape = [] if axis is None else [-1 if i == axis else 1 for i in range(array.ndim)]
+    made: npt.NDArray[np.float32] = (array.astype(np.float64) / 127).astype(np.float32) * threshold.reshape(shape)
+    return made
