@@ -8,7 +8,7 @@ import numpy as np
 
 from qpass.errors import QuantError
 from qpass.ir.model import Model
-from qpass.quant.adaround import best_rounding
+from qpass.quant.adaround import best_rounding, on_level
 from qpass.quant.apart import set_apart
 from qpass.quant.encoding import check_threshold
 from qpass.quant.encodings import find_sites
@@ -76,18 +76,18 @@ def _rounded(model: Model, site: QuantSite, layer: Layer, table: MomentTable) ->
     check_threshold(site, weight)
     op = model.graph.by_uid[layer.ops[0].uid]
     rows = to_rows(weight.astype(np.float64), op)
-    levels = quantize(weight, site.threshold, site.spec)
-    if np.array_equal(dequantize(levels, site.threshold, site.spec), weight):
+    axis = site.spec.axis
+    along = np.asarray(site.threshold, np.float64).reshape([-1 if i == axis else 1 for i in range(weight.ndim)])
+    step = to_rows(along / site.spec.qmax * np.ones(weight.shape), op)
+    nearest = to_rows(quantize(weight, site.threshold, site.spec).astype(np.float64), op)
+    kept = on_level(nearest, rows, step)
+    if kept.all():
         return weight
-    moments = table.of(layer, rows)
-    second = _second(moments, layer, rows)
-    axis, ones = site.spec.axis, np.ones(weight.shape)
-    threshold = np.asarray(site.threshold, np.float64)
-    along = threshold.reshape([-1 if i == axis else 1 for i in range(weight.ndim)])
-    step = to_rows(along / site.spec.qmax * ones, op)
-    nearest = to_rows(levels.astype(np.float64), op)
+    second = _second(table.of(layer, rows), layer, rows)
     chosen = best_rounding(rows, step, nearest, (site.spec.qmin, site.spec.qmax), second)
-    return dequantize(from_rows(chosen, op, weight.shape), site.threshold, site.spec)
+    stored = dequantize(from_rows(chosen, op, weight.shape), site.threshold, site.spec)
+    # A threshold that is found from the weight itself must find it again: the largest weight stays to the last bit.
+    return np.where(from_rows(kept, op, weight.shape), weight, stored)
 
 
 def _second(moments: LayerMoments, layer: Layer, rows: np.ndarray) -> np.ndarray:

@@ -32,6 +32,7 @@ _MOVES = 2
 
 _FEWEST, _MOST = 100, 1000
 _TENURE = 20  # moves for which a change stays, or half the length of short rows
+_ON_LEVEL = 2.0**-22  # of a weight: two roundings to float32, which `dequantize` makes
 _REAL = 1e-12  # a gain smaller than this share of the loss is noise of float64
 
 
@@ -48,6 +49,12 @@ def rounding_loss(levels: np.ndarray, rows: np.ndarray, step: np.ndarray, second
     error = levels * step - rows
     loss: Doubles = ((error @ second) * error).sum(axis=2)
     return loss
+
+
+def on_level(levels: np.ndarray, rows: np.ndarray, step: np.ndarray) -> npt.NDArray[np.bool_]:
+    """Which weights are what their levels stand for, up to float32: they have no other level to choose."""
+    near: npt.NDArray[np.bool_] = np.abs(rows - levels * step) <= _ON_LEVEL * np.abs(rows)
+    return near
 
 
 def best_rounding(
@@ -70,7 +77,8 @@ def best_rounding(
         Whole numbers in float64; each is that of `nearest` or its neighbour on the other side of the weight.
     """
     rows, step, nearest = (np.asarray(a, np.float64) for a in (rows, step, nearest))
-    other = np.clip(nearest + np.sign(rows - nearest * step), *limits)
+    aside = np.where(on_level(nearest, rows, step), 0, np.sign(rows - nearest * step))
+    other = np.clip(nearest + aside, *limits)
     length = rows.shape[2]
     spread = np.trace(second, axis1=1, axis2=2)[:, None, None] / length
     found = _search(rows, step, nearest, other, second + DAMPING * spread * np.eye(length))
@@ -103,7 +111,7 @@ def _search(rows: Doubles, step: Doubles, nearest: Doubles, other: Doubles, seco
             break
         by = np.where(moves, change[group, row, at], 0)
         slope += 2 * by[:, :, None] * second[group, at]
-        levels[group, row, at] += np.rint(by / step[group, row, at])
+        levels[group, row, at] += np.sign(by)
         change[group, row, at] -= 2 * by
         held[group, row, at] = np.where(moves, move + tenure, held[group, row, at])
         loss += np.where(moves, cost, 0)

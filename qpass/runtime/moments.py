@@ -117,7 +117,8 @@ class _Sums:
         self._count += patches.shape[2]
         self._first += patches.sum(axis=2, dtype=np.float64)
         if self._second is not None:
-            self._second += patches @ patches.swapaxes(1, 2)
+            with np.errstate(over="ignore", invalid="ignore"):  # `result` tells of it
+                self._second += patches @ patches.swapaxes(1, 2)
 
     def result(self) -> LayerMoments:
         if not self._count:
