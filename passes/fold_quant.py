@@ -31,9 +31,10 @@ _TARGETS = ("int8", "float")
 class FoldQuant(Pass):
     """Store quantized weights as int8 behind one dequantize_linear, or as float32 values on the grid behind nothing.
 
-    Either way the model computes what it computed before. Activations are left as they are. Weights of encoding A,
-    whose scales are taken out after the op, are left too. A weight that others read unquantized stays for them; its
-    layer goes by the name of the folded copy, ``<weight>.folded``.
+    Either way the model computes what it computed before. Activations are left as they are; for an engine that runs
+    int8 they belong in encoding B as well: `ConvertEncoding`. Weights of encoding A, whose scales are taken out after
+    the op, are left too. A weight that others read unquantized stays for them; its layer goes by the name of the folded
+    copy, ``<weight>.folded``.
 
     Parameters
     ----------

@@ -13,8 +13,11 @@ from support.corpus import corpus
 
 from qpass import demo
 from qpass.analysis.result import AnalysisResult, LayerResult
+from qpass.cli.common import size
 from qpass.cli.main import COMMANDS, build_parser, main
-from qpass.formats.files import load
+from qpass.formats.files import load, save
+from qpass.passes import ConvertEncoding, StripQuant
+from qpass.quant.encodings import find_sites
 
 DIGITS = str(demo.float_prefix())
 TWIN = str(demo.qat_prefix())
@@ -151,6 +154,7 @@ def test_a_json_model_is_named_for_what_it_is(tmp_path: Path, capsys: pytest.Cap
 def test_commands_on_files_never_import_paddle(results: Path, tmp_path: Path) -> None:
     commands = [
         ["inspect", DIGITS],
+        ["convert", TWIN, "--to", "B", "-o", str(tmp_path / "b")],
         ["dump", TWIN],
         ["diff", DIGITS, TWIN],
         ["run", TWIN, "-p", "strip-quant,drop-identity", "-o", str(tmp_path / "m")],
@@ -164,6 +168,38 @@ def test_commands_on_files_never_import_paddle(results: Path, tmp_path: Path) ->
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_convert_writes_int8_weights_and_tells_both_sizes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "int8"
+    assert main(["convert", TWIN, "--to", "B", "-o", str(out)]) == 0
+    said = capsys.readouterr().out
+    before, after = (Path(f"{name}.pdiparams").stat().st_size for name in (TWIN.removesuffix(".pdmodel"), str(out)))
+    assert after < 0.5 * before
+    assert f"({size(before)} -> {size(after)})" in said
+    sites = find_sites(load(TWIN))
+    assert f"sites by encoding: {len(sites)} in D -> {len(sites)} in B" in said
+    assert {site.encoding for site in find_sites(load(out))} == {"B"}
+    assert (
+        main(["convert", TWIN, "--to", "A", "--layers", "conv2d_0.w_0", "-o", str(out), "--overwrite", "--json"]) == 0
+    )
+    assert json.loads(capsys.readouterr().out)["after"] == {"A": 2, "D": len(sites) - 2}
+
+
+def test_inspect_tells_the_size_without_quantization(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def sizes(path: object) -> tuple[int, int]:
+        assert main(["inspect", str(path), "--json"]) == 0
+        facts = json.loads(capsys.readouterr().out)
+        return facts["float_parameter_bytes"], facts["parameter_bytes"]
+
+    plain = sum(array.nbytes for array in StripQuant()(load(TWIN)).params.values())
+    for to in "ABCD":
+        save(ConvertEncoding(to)(load(TWIN)), tmp_path / to)
+        assert sizes(tmp_path / f"{to}.pdmodel")[0] == plain
+    assert sizes(DIGITS)[0] == sizes(DIGITS)[1]
+    assert sizes(tmp_path / "B.pdmodel")[1] < 0.5 * plain
+    assert main(["inspect", str(tmp_path / "B")]) == 0
+    assert f"{size(plain)} without quantization" in capsys.readouterr().out
 
 
 def test_inspect_reads_a_program_without_parameters(capsys: pytest.CaptureFixture[str]) -> None:
