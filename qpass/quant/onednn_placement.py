@@ -30,6 +30,12 @@ CONVOLUTIONS = ("conv2d", "depthwise_conv2d")
 _SAME_VALUES = ("transpose2", "reshape2", "slice", "split", "nearest_interp", "nearest_interp_v2")
 _SPREADS = (*_SAME_VALUES, "pool2d", "shape")
 _ELEMENTWISE = ("elementwise_add", "elementwise_mul", "elementwise_sub")
+_ACTIVATIONS = (
+    *("abs", "clip", "gelu", "hard_sigmoid", "hard_swish", "leaky_relu", "mish", "relu", "relu6", "sigmoid", "sqrt"),
+    *("swish", "tanh"),
+)
+"""Fused into the op before them: conv_activation_onednn_fuse_pass.cc, GetSupportedActivations."""
+
 SUPPORTED = (*CONVOLUTIONS, *PRODUCTS, *_SAME_VALUES, *_ELEMENTWISE, "pool2d", "concat", "prior_box")
 """Op types that it quantizes, as they are before fusion: cpu_quantize_placement_pass.cc."""
 
@@ -59,6 +65,12 @@ def quantized_ops(model: Model) -> tuple[Op, ...]:
     if not known:
         return ()
     chosen = {op.uid for op in graph.ops if op.type in SUPPORTED and _is_chosen(graph, op, known)}
+    for op in graph.ops:
+        layer = residual_convolution(graph, op)
+        if layer is not None and _residual_is_scaled(graph, op, known):
+            chosen |= {op.uid} if layer.uid in chosen else set()
+        elif layer is not None:  # "cannot be quantized without output scale": the convolution stays in float too
+            chosen -= {op.uid, layer.uid}
     movers = [op for op in graph.ops if op.type in _SAME_VALUES and not is_skipped(op)]
     for op in movers:  # in program order: a chain of them needs one int8 op before it, or only int8 ops after it
         if _out(graph, op) in known and (_follows(graph, op, chosen) or _feeds(graph, op, chosen)):
@@ -83,20 +95,46 @@ def fused_operand(graph: Graph, op: Op) -> Use | None:
         fused = weight is not None and is_param(graph, root(graph, weight)) and biased
         return Use(op.uid, "X", 0) if fused else None
     uses = activations(graph, op) if op.type == "elementwise_add" else []
-    return next((use for use in uses if len(uses) == 2 and _ends_convolution(graph, graph.read(op, use.slot))), None)
+    return next((use for use in uses if len(uses) == 2 and _takes_sum(graph, use, uses)), None)
 
 
-def _ends_convolution(graph: Graph, ref: ValueRef) -> bool:
+def _takes_sum(graph: Graph, use: Use, uses: list[Use]) -> bool:
+    """Whether the convolution behind one operand takes in the sum; the pattern excludes a sum with its own input."""
+    layer = fused_convolution(graph, graph.read(graph.by_uid[use.op], use.slot))
+    if layer is None:
+        return False
+    other = next(each for each in uses if each != use)
+    return root(graph, graph.read(layer, "Input")) != root(graph, graph.read(graph.by_uid[other.op], other.slot))
+
+
+def fused_convolution(graph: Graph, ref: ValueRef) -> Op | None:
+    """The convolution that makes a value read once, bias and batch normalization in between; None where none does."""
     while True:
         ref = root(graph, ref)
         writer = graph.writer(ref)
         if writer is None or len(_readers(graph, writer)) != 1:
-            return False
+            return None
         if writer.type in CONVOLUTIONS:
-            return True
+            return writer
         if writer.type != "batch_norm" and not (writer.type == "elementwise_add" and _adds_bias(graph, writer)):
-            return False
+            return None
         ref = graph.read(writer, "X")
+
+
+def residual_convolution(graph: Graph, op: Op) -> Op | None:
+    """The convolution that a sum becomes part of; None where it does not."""
+    operand = fused_operand(graph, op) if op.type == "elementwise_add" else None
+    return None if operand is None else fused_convolution(graph, graph.read(op, operand.slot))
+
+
+def _residual_is_scaled(graph: Graph, op: Op, known: frozenset[ValueRef]) -> bool:
+    """Whether the other operand of a fused sum has a scale, and what comes out behind its activation function."""
+    operand, out = fused_operand(graph, op), _out(graph, op)
+    others = [use for use in activations(graph, op) if use != operand]
+    readers = _readers(graph, op)
+    if len(readers) == 1 and readers[0].type in _ACTIVATIONS:
+        out = _out(graph, readers[0])
+    return out in known and all(root(graph, graph.read(op, use.slot, use.index)) in known for use in others)
 
 
 def activations(graph: Graph, op: Op) -> list[Use]:
@@ -153,7 +191,7 @@ def _spread(graph: Graph, op: Op, known: set[ValueRef]) -> Iterator[ValueRef]:
 def _is_chosen(graph: Graph, op: Op, known: frozenset[ValueRef]) -> bool:
     uses = activations(graph, op)
     scaled = bool(uses) and all(root(graph, graph.read(op, u.slot, u.index)) in known for u in uses)
-    if fused_operand(graph, op) is not None:
+    if op.type in PRODUCTS and fused_operand(graph, op) is not None:
         return scaled
     if is_skipped(op) or op.type in _SAME_VALUES or (op.type in (*CONVOLUTIONS, *PRODUCTS) and _spared(graph, op)):
         return False

@@ -90,6 +90,36 @@ def test_scales_spread_to_pools_reshapes_and_products() -> None:
     assert engine(tail(scaled=True), (2, 3, 8, 8)) == predicted(tail(scaled=True)) == everything
 
 
+def sums(*, scaled: bool, behind: bool = False) -> Model:
+    """A sum that becomes part of a convolution, and perhaps a quantized convolution behind its relu."""
+    b = Builder().feed("x", [-1, 3, 8, 8]).conv2d(4).relu()
+    h = b.current
+    b.conv2d(4).relu().conv2d(4).add(h).relu()
+    model = FoldQuant()(quantized((b.conv2d(4) if behind else b.pool2d("avg", whole=True)).model()))
+    with edit(model) as e:
+        if scaled:
+            e.set_attr([op for op in model.graph.ops if op.type == "relu"][-1], "out_threshold", Attr.float(6.0))
+    return e.model
+
+
+@pytest.mark.parametrize(
+    ("scaled", "behind", "counts", "spared"),
+    [
+        (False, False, {"conv": 2}, {"conv": 2}),
+        (True, False, {"conv": 3, "pool2d": 1}, {"conv": 3}),
+        (False, True, {"conv": 4}, {"conv": 4}),
+    ],
+)
+def test_a_residual_sum_needs_the_scale_of_what_comes_out(
+    scaled: bool, behind: bool, counts: dict[str, int], spared: dict[str, int]
+) -> None:
+    model = sums(scaled=scaled, behind=behind)
+    assert engine(model, (2, 3, 8, 8)) == predicted(model) == counts
+    assert ("elementwise_add" in {op.type for op in unsimulated(model)}) is (scaled or behind)
+    marked = MarkSkipQuant()(model)
+    assert engine(marked, (2, 3, 8, 8)) == predicted(marked) == spared
+
+
 def test_marks_keep_the_engine_to_what_was_simulated() -> None:
     model = tail(scaled=True)
     assert {op.type for op in unsimulated(model)} == {"pool2d", "reshape2", "matmul_v2"}

@@ -190,7 +190,9 @@ ZERO = np.zeros(1, np.int32)
 def residual() -> Model:
     b = Builder().feed("x", [-1, 3, 8, 8]).conv2d(4).relu()
     h = b.current
-    return FoldQuant()(quantized(b.conv2d(4).add(h).relu().pool2d("avg", whole=True).flatten().model()))
+    return FoldQuant()(
+        quantized(b.conv2d(4).relu().conv2d(4).add(h).relu().pool2d("avg", whole=True).flatten().model())
+    )
 
 
 def per_channel_activation() -> Model:

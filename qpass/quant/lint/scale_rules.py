@@ -6,13 +6,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from qpass.ir.graph import ValueRef
-from qpass.ir.op import Op
-from qpass.quant.encoding import data_out
-from qpass.quant.layers import is_param, root
+from qpass.ir.graph import Use
+from qpass.quant.layers import is_param
 from qpass.quant.lint.rule import Fix, Hit, Rule, Subject
-from qpass.quant.onednn_placement import known_scales
-from qpass.quant.ops import DATA_SLOTS
+from qpass.quant.onednn_placement import quantized_ops, residual_convolution
 from qpass.quant.site import QuantSite, Role
 
 _ALL = ("onednn", "tensorrt", "lite", "generic")
@@ -101,58 +98,14 @@ def unequal_concat(subject: Subject) -> Iterator[Hit]:
 
 
 def missing_output_scales(subject: Subject) -> Iterator[Hit]:
-    """Quantized layers added to a residual branch without a scale for what they make."""
-    known = known_scales(subject.model)
-    for layer in subject.layers:
-        for op in layer.ops:
-            out = subject.graph.sole_written(subject.graph.by_uid[op.uid], op.output.slot)
-            if op.activation not in subject.by_use or op.weight not in subject.by_use or out is None:
-                continue
-            add = _residual_add(subject, out)
-            scaled = add is not None and subject.graph.written(add, "Out") in known
-            if add is not None and not scaled and not _relu_scaled(subject, add, known):
-                yield Hit(subject.graph.by_uid[op.uid], out.name, "no scale is known for the sum of its output")
-
-
-def _residual_add(subject: Subject, out: ValueRef) -> Op | None:
-    """The sum of two activations that a layer's output goes into, a bias in between allowed."""
+    """Quantized convolutions that a sum becomes part of, without scales for the sum."""
     graph = subject.graph
-    while True:
-        readers = _readers(subject, out)
-        if len(readers) != 1 or readers[0].type != "elementwise_add":
-            return None
-        other = graph.sole_read(readers[0], "Y")
-        if other is None or not _from_param(subject, root(graph, other)):
-            return readers[0]
-        out = graph.written(readers[0], "Out")
-
-
-def _from_param(subject: Subject, ref: ValueRef) -> bool:
-    writer = subject.graph.writer(ref)
-    if writer is not None and writer.type in ("reshape", "reshape2"):
-        source = subject.graph.sole_read(writer, "X")
-        return source is not None and is_param(subject.graph, root(subject.graph, source))
-    return is_param(subject.graph, ref)
-
-
-def _relu_scaled(subject: Subject, add: Op, known: frozenset[ValueRef]) -> bool:
-    readers = _readers(subject, subject.graph.written(add, "Out"))
-    relus = [reader for reader in readers if reader.type in ("relu", "relu6")]
-    return len(readers) == 1 and len(relus) == 1 and subject.graph.written(relus[0], "Out") in known
-
-
-def _readers(subject: Subject, ref: ValueRef) -> list[Op]:
-    """Real ops that read a value, also through quantization ops."""
-    found: list[Op] = []
-    waiting = [ref]
-    while waiting:
-        for reader in subject.graph.readers(waiting.pop()):
-            out = data_out(subject.graph, reader)
-            if reader.type in DATA_SLOTS and out is not None:
-                waiting.append(out)
-            else:
-                found.append(reader)
-    return found
+    quantized = {op.uid for op in quantized_ops(subject.model)}
+    for op in graph.ops:
+        layer = residual_convolution(graph, op)
+        if layer is not None and layer.uid not in quantized and Use(layer.uid, "Input", 0) in subject.by_use:
+            what = f"the sum {op.output('Out')[0]} becomes part of it, and its scale or an operand's is missing"
+            yield Hit(layer, layer.output("Output")[0], what)
 
 
 def per_channel_activations(subject: Subject) -> Iterator[Hit]:
