@@ -24,13 +24,11 @@ class WeightCorrection(Pass):
     """Correct quantized weights as the framework does under ``bias_correction=True``, quirks included.
 
     Each float weight of a quantized layer is replaced by the value on its grid that stands for the integer which the
-    framework stores. For comparison: what is wrong with it is said in `qpass.quant.weight_correction`, and
-    `BiasCorrection` does what the name promises. To be run once.
+    framework stores without ``onnx_format``; with it, the framework ignores the argument. For comparison: what is wrong
+    with it is said in `qpass.quant.weight_correction`, and `BiasCorrection` does what the name promises. To be run once.
 
     Parameters
     ----------
-    onnx_format : bool
-        Whether the framework would write encoding B (and cut integers off) or A (and round them).
     layers : tuple of str
         Layers by weight name; empty is all.
 
@@ -40,7 +38,6 @@ class WeightCorrection(Pass):
         If there is no layer of a name, or a weight is quantized along an axis that the framework does not know.
     """
 
-    onnx_format: bool = True
     layers: tuple[str, ...] = ()
 
     def run(self, model: Model) -> Model:
@@ -63,7 +60,7 @@ class WeightCorrection(Pass):
             check_threshold(site, weight)
             if site.spec.axis not in (None, 0, 1):
                 raise QuantError(f"quantized along axis {site.spec.axis}, the framework knows 0 and 1", where=where)
-            levels = corrected_like_paddle(weight, site.threshold, site.spec, onnx_format=self.onnx_format)
+            levels = corrected_like_paddle(weight, site.threshold, site.spec)
             made.append(dequantize(levels, site.threshold, site.spec))
         apart, own = set_apart(model, sites, ".corrected")
         with edit(apart) as e:

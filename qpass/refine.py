@@ -27,9 +27,9 @@ from qpass.runtime.moments import collect_moments
 ROUND_TYPES = ("round", "adaround")
 """What ``round_type`` may be: each weight to the nearest level, or as `AdaRound` chooses."""
 
-CORRECTIONS = ("none", "bias", "paddle", "paddle-onnx")
-"""What ``bias_correction`` may be: nothing (False), `BiasCorrection` (True), or what the framework does under
-this name, to weights, without and with ``onnx_format`` (`WeightCorrection`)."""
+CORRECTIONS = ("none", "bias", "paddle")
+"""What ``bias_correction`` may be: nothing (False), `BiasCorrection` (True), or what the framework does to weights
+under this name (`WeightCorrection`)."""
 
 
 def prepare_float(model: Model, *, equalize: bool = False) -> Model:
@@ -68,8 +68,8 @@ def refine(
         Calibration data.
     round_type : {"round", "adaround"}
     bias_correction : bool or str
-        False or ``none``; True or ``bias`` takes mean errors out of biases; ``paddle`` and ``paddle-onnx`` do to
-        weights what the framework does, and do not go with adaround.
+        False or ``none``; True or ``bias`` takes mean errors out of biases; ``paddle`` does to weights
+        what the framework does, and does not go with adaround.
     engine, batches, batch_size
         As in `collect_moments`.
 
@@ -86,8 +86,8 @@ def refine(
         As `collect_moments`.
     """
     correction = check_refinements(round_type, bias_correction)
-    if correction.startswith("paddle"):
-        return run(quantized, [passes.WeightCorrection(onnx_format=correction == "paddle-onnx")])
+    if correction == "paddle":
+        return run(quantized, [passes.WeightCorrection()])
     adaround = round_type == "adaround"
     names = _quantized_layers(quantized)
     if not names or (not adaround and correction == "none"):
@@ -197,9 +197,9 @@ def check_refinements(round_type: str, bias_correction: bool | str) -> str:
         return "bias" if bias_correction else "none"
     if bias_correction not in CORRECTIONS:
         raise UsageError(f"unknown bias_correction {bias_correction!r}, expected a bool or one of {CORRECTIONS}")
-    if bias_correction.startswith("paddle") and round_type == "adaround":
+    if bias_correction == "paddle" and round_type == "adaround":
         raise UsageError(
-            f"bias_correction={bias_correction!r} rounds weights anew and undoes adaround",
+            "bias_correction='paddle' rounds weights anew and undoes adaround",
             hint="bias_correction=True goes with it",
         )
     return bias_correction

@@ -4,8 +4,8 @@ Source: `bias_correction_w` in python/paddle/static/quantization/utils.py, 2.6 a
 training 4-bit quantization of convolutional networks for rapid-deployment* (arXiv:1810.05723), section 5.2: the
 quantized weight shall have the mean and the deviation of the float one, channel by channel. The framework's own does
 something else where there is more than one channel: `np.resize` lays the channels' corrections out along the *last*
-axis, so that each number gets that of some other channel; and ``onnx_format=True`` cuts the result off towards zero
-instead of rounding it. Both are kept here, bit for bit, because this is for comparison with the framework only.
+axis, so that each number gets that of some other channel. That is kept here, bit for bit, because this is for
+comparison with the framework only. (Under ``onnx_format=True`` the framework takes the argument and corrects nothing.)
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _EPS = 1e-8  # in the framework, both for a deviation and for a scale of zero
 
 
 def corrected_like_paddle(
-    weight: npt.NDArray[np.float32], threshold: np.ndarray, spec: QuantSpec, *, onnx_format: bool
+    weight: npt.NDArray[np.float32], threshold: np.ndarray, spec: QuantSpec
 ) -> npt.NDArray[np.float32]:
     """The integers, held in float32, that the framework stores for a weight under ``bias_correction=True``.
 
@@ -31,15 +31,12 @@ def corrected_like_paddle(
         float32, () or (C,).
     spec : QuantSpec
         With axis None, 0 or 1.
-    onnx_format : bool
-        As in the framework's `PostTrainingQuantization`.
     """
     n, axis = spec.qmax, spec.axis
     scale = np.asarray(threshold, np.float32).reshape([-1 if i == axis else 1 for i in range(weight.ndim)])
     if axis is None:
         scale = scale.reshape(())
-    levels = _levels(weight, scale, n, clip_scaled=onnx_format)
-    stand = np.round(levels) * scale / np.float32(n)
+    stand = np.round(_levels(weight, scale, n)) * scale / np.float32(n)
     shift: np.ndarray = weight - stand
     if axis is None:
         mean, stretch = shift.mean(), weight.std() / (stand.std() + np.float32(_EPS))
@@ -49,19 +46,15 @@ def corrected_like_paddle(
             np.array([c.std() for c in _channels(stand, axis)]) + np.float32(_EPS)
         )
         mean, stretch = np.resize(mean, weight.shape), np.resize(stretch, weight.shape)
-    made = _levels((mean + stand) * stretch, scale, n, clip_scaled=False)
-    found: npt.NDArray[np.float32] = np.trunc(made) if onnx_format else np.round(made)
+    found: npt.NDArray[np.float32] = np.round(_levels((mean + stand) * stretch, scale, n))
     return found
 
 
-def _levels(x: np.ndarray, scale: np.ndarray, n: int, *, clip_scaled: bool) -> np.ndarray:
-    # `quant_tensor` in the same file: with onnx_format it rounds and then clips to n + 1 below, else it clips first.
+def _levels(x: np.ndarray, scale: np.ndarray, n: int) -> np.ndarray:
+    # `quant_tensor` in the same file.
     live = np.where(scale == 0, np.float32(_EPS), scale)
-    if clip_scaled:
-        whole: np.ndarray = np.clip(np.round(x / live * np.float32(n)), -n - 1, n)
-        return whole
-    clipped: np.ndarray = np.clip(x, -live, live) / live * np.float32(n)
-    return clipped
+    levels: np.ndarray = np.clip(x, -live, live) / live * np.float32(n)
+    return levels
 
 
 def _channels(array: np.ndarray, axis: int) -> list[np.ndarray]:
