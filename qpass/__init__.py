@@ -24,11 +24,12 @@ if TYPE_CHECKING:
     from qpass.ir.op import Attr, Op
     from qpass.ir.text import dump, parse
     from qpass.quant.layers import find_layers
+    from qpass.quant.observer_options import ObserverOptions
     from qpass.quant.scales import ScaleTable
     from qpass.rewrite.edit import edit
     from qpass.rewrite.passes import Pass
     from qpass.rewrite.pipeline import Pipeline, run
-    from qpass.runtime.calibrate import calibrate
+    from qpass.runtime.calibrate import calibrate, calibrate_many
     from qpass.runtime.engines import get_engine
 
 _HOMES = {
@@ -38,6 +39,7 @@ _HOMES = {
     "AnalysisResult": "qpass.analysis.result",
     "Attr": "qpass.ir.op",
     "Model": "qpass.ir.model",
+    "ObserverOptions": "qpass.quant.observer_options",
     "Op": "qpass.ir.op",
     "Pass": "qpass.rewrite.passes",
     "Pipeline": "qpass.rewrite.pipeline",
@@ -47,6 +49,7 @@ _HOMES = {
     "analyze_ptq": "qpass.analysis.ptq",
     "analyze_qat": "qpass.analysis.qat",
     "calibrate": "qpass.runtime.calibrate",
+    "calibrate_many": "qpass.runtime.calibrate",
     "dump": "qpass.ir.text",
     "edit": "qpass.rewrite.edit",
     "find_layers": "qpass.quant.layers",
@@ -67,6 +70,7 @@ __all__ = [
     "AnalysisResult",
     "Attr",
     "Model",
+    "ObserverOptions",
     "Op",
     "Pass",
     "Pipeline",
@@ -77,6 +81,7 @@ __all__ = [
     "analyze_ptq",
     "analyze_qat",
     "calibrate",
+    "calibrate_many",
     "dump",
     "edit",
     "find_layers",

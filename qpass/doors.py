@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 PTQ_CONFIG = {
     "algo": "algo",
+    "hist_percent": "hist_percent",
+    "compat": "compat",
     "weight_quantize_type": "weight_algo",
     "quantizable_op_type": "op_types",
     "weight_bits": "weight_bits",
@@ -144,9 +146,9 @@ class AnalysisPTQ(_Analysis):
     resume : bool
         Go on from the checkpoint.
     ptq_config : mapping, optional
-        ``algo`` (abs_max, avg, min_max), ``weight_quantize_type`` (channel_wise_abs_max, abs_max),
-        ``quantizable_op_type``, ``weight_bits``, ``activation_bits``, ``batch_nums``, ``engine``,
-        ``higher_is_better``.
+        ``algo`` (as in `qpass.quant.observers`), ``hist_percent``, ``compat``, ``weight_quantize_type``
+        (channel_wise_abs_max, abs_max, channel_wise_mse, mse), ``quantizable_op_type``, ``weight_bits``,
+        ``activation_bits``, ``batch_nums``, ``engine``, ``higher_is_better``.
 
     Raises
     ------

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 
 from qpass.errors import UsageError
 from qpass.quant.layers import DEFAULT_OP_TYPES, families
-from qpass.quant.observers import ACTIVATION_ALGOS
+from qpass.quant.observer_options import DEFAULT_OPTIONS, ObserverOptions
+from qpass.quant.observers import algorithm
 from qpass.quant.weight_observers import WEIGHT_ALGOS
 from qpass.runtime.engines import ENGINES
 
-_KINDS = {str: "a name", int: "a whole number", bool: "True or False", tuple: "a sequence of names"}
+_OPTIONAL: Mapping[str, type] = {"batches": int, "compat": str}
+_KINDS = {str: "a name", int: "a whole number", float: "a number", bool: "True or False", tuple: "a sequence of names"}
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,10 @@ class QuantOptions:
     op_types : tuple of str
         Op types whose layers count.
     weight_bits, activation_bits : int
+    hist_percent : float
+        Share of the numbers that ``algo="hist"`` keeps.
+    compat : {None, "paddle"}
+        Whose version of `algo`.
     batches : int or None
         Calibrate on that many batches only.
     engine : str
@@ -44,13 +50,14 @@ class QuantOptions:
     op_types: tuple[str, ...] = DEFAULT_OP_TYPES
     weight_bits: int = 8
     activation_bits: int = 8
+    hist_percent: float = DEFAULT_OPTIONS.hist_percent
+    compat: str | None = None
     batches: int | None = None
     engine: str = "inference"
     higher_is_better: bool = True
 
     def __post_init__(self) -> None:
         choices: tuple[tuple[str, str, Collection[str]], ...] = (
-            ("algo", self.algo, ACTIVATION_ALGOS),
             ("weight_algo", self.weight_algo, WEIGHT_ALGOS),
             ("engine", self.engine, ENGINES),
         )
@@ -62,7 +69,13 @@ class QuantOptions:
                 raise UsageError(f"{name} is {bits}, expected 2 to 16")
         if self.batches is not None and self.batches < 1:
             raise UsageError(f"the number of batches is {self.batches}, expected a number >= 1")
+        algorithm(self.algo, self.observer_options, self.compat)
         families(self.op_types)
+
+    @property
+    def observer_options(self) -> ObserverOptions:
+        """The numbers that steer `algo`."""
+        return ObserverOptions(quant_bits=self.activation_bits, hist_percent=self.hist_percent)
 
     @classmethod
     def checked(cls, given: Mapping[str, object]) -> QuantOptions:
@@ -77,7 +90,9 @@ class QuantOptions:
         set_ = {name: value for name, value in given.items() if value is not None}
         for name, value in set_.items():
             default = getattr(defaults, name)
-            kind = int if name == "batches" else type(default)
-            if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+            kind = _OPTIONAL.get(name, type(default))
+            if not isinstance(value, (int, float) if kind is float else kind) or (
+                kind in (int, float) and isinstance(value, bool)
+            ):
                 raise UsageError(f"{name} is {value!r}, expected {_KINDS[kind]}")
         return dataclasses.replace(defaults, **set_)  # type: ignore[arg-type]

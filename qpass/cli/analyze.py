@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qpass.cli.common import (
+    OBSERVING,
     add_data,
     add_json,
     add_model,
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from qpass.ir.model import Model
     from qpass.job import Job
 
-PTQ_ONLY = ("algo", "weight_algo", "weight_bits", "activation_bits", "batches")
+PTQ_ONLY = ("algo", "weight_algo", "weight_bits", "activation_bits", *OBSERVING)
 QAT_ONLY = ("float", "restore", "map", "qat_metric")
 
 

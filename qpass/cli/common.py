@@ -11,10 +11,13 @@ from pathlib import Path
 from qpass.errors import UsageError
 from qpass.formats.files import load
 from qpass.ir.model import Model
-from qpass.quant.observers import ACTIVATION_ALGOS
+from qpass.quant.observers import ACTIVATION_ALGOS, COMPAT
 from qpass.quant.weight_observers import WEIGHT_ALGOS
 
 MODEL_HELP = "a .pdmodel file, its prefix, or a folder that holds it"
+
+OBSERVING = ("hist_percent", "compat", "batches")
+"""Arguments of `add_quantizers` that say how activations are observed, beside the algorithms."""
 
 
 def add_model(parser: argparse.ArgumentParser, name: str = "model", text: str = MODEL_HELP) -> None:
@@ -59,9 +62,11 @@ def add_data(parser: argparse.ArgumentParser, *, required: bool) -> None:
 def add_quantizers(parser: argparse.ArgumentParser) -> None:
     """Arguments that say how layers are quantized and run; each None where it is not given."""
     parser.add_argument("--algo", choices=sorted(ACTIVATION_ALGOS), help="observer of activations (default avg)")
+    parser.add_argument("--weight-algo", choices=WEIGHT_ALGOS, help="scales of weights (default channel_wise_abs_max)")
     parser.add_argument(
-        "--weight-algo", choices=WEIGHT_ALGOS, help="thresholds of weights (default channel_wise_abs_max)"
+        "--hist-percent", type=finite, metavar="P", help="share of the numbers that --algo hist keeps (default 0.99999)"
     )
+    parser.add_argument("--compat", choices=sorted(COMPAT), help="the framework's own version of --algo")
     parser.add_argument("--batches", type=positive, metavar="N", help="calibrate on the first N batches only")
     parser.add_argument("--op-types", action="append", metavar="TYPES", help="op types, by commas")
     parser.add_argument("--engine", choices=("inference", "executor", "gpu"), default="inference")

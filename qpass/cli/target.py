@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from qpass.cli.analyze import SweepInterruptedError
-from qpass.cli.common import finite, load_model, print_json, size, split_names
+from qpass.cli.common import OBSERVING, finite, load_model, print_json, size, split_names
 from qpass.errors import UsageError
 
 RESULTS = "analysis_results"
@@ -82,7 +82,7 @@ def _search(args: argparse.Namespace) -> int:
     from qpass.target_job import reach_target
 
     model = load_model(args)
-    given = {name: getattr(args, name) for name in ("algo", "weight_algo", "batches", "engine")}
+    given = {name: getattr(args, name) for name in ("algo", "weight_algo", *OBSERVING, "engine")}
     options = QuantOptions.checked(
         {**given, "op_types": split_names(args.op_types) or None, "higher_is_better": not args.lower_is_better}
     )
