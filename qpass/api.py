@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from qpass import passes
+from qpass.deploy import spelled_for
 from qpass.errors import UsageError
 from qpass.ir.model import Model
 from qpass.quant.encodings import find_sites
 from qpass.quant.layers import DEFAULT_OP_TYPES
+from qpass.quant.presets import find_target
 from qpass.quant.scales import ScaleTable
 from qpass.rewrite.pipeline import run
 
@@ -38,6 +40,7 @@ def quantize(
     op_types: Sequence[str] = DEFAULT_OP_TYPES,
     weight_bits: int = 8,
     activation_bits: int = 8,
+    target: str | None = None,
 ) -> Model:
     """Quantize every layer but the skipped ones; weights are stored as int8 (encoding B).
 
@@ -53,16 +56,24 @@ def quantize(
         Op types to quantize; `mul`, `matmul` and `matmul_v2` count as one family.
     weight_bits, activation_bits : int
         2 to 8; weights are stored as int8.
+    target : {None, "onednn", "tensorrt", "lite", "generic"}
+        An engine to write for: its op types where `op_types` says nothing else, its encoding and its marks. Calibrate
+        and pass the model that `qpass.deploy.prepared_for` makes.
 
     Raises
     ------
     UsageError
-        If the model is quantized already.
+        If the model is quantized already, or there is no such target, or it does not take these bits.
     QuantError
         If a skipped layer does not exist, or the table lacks a tensor.
     """
     check_float(model)
-    return run(
+    if target is not None:
+        preset = find_target(target)
+        preset.check_bits(weight_bits, "weight_bits")
+        preset.check_bits(activation_bits, "activation_bits")
+        op_types = preset.op_types if tuple(op_types) == DEFAULT_OP_TYPES else op_types
+    made = run(
         model,
         [
             passes.InsertQuant(
@@ -75,3 +86,4 @@ def quantize(
             passes.FoldQuant(to="int8"),
         ],
     )
+    return made if target is None else spelled_for(made, target)

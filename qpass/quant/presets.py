@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from qpass.errors import UsageError
+from qpass.quant.recipe import Recipe
 
 _CONVOLUTIONS = ("conv2d", "depthwise_conv2d")
 _PRODUCTS = ("mul", "matmul", "matmul_v2")
@@ -55,6 +56,22 @@ class Target:
     before: tuple[str, ...]
     after: tuple[str, ...]
     source: str
+
+    def recipe(self, *, full: bool = False) -> Recipe:
+        """What to quantize for this engine; `full`: inputs of ops without weights too."""
+        return Recipe(op_types=self.op_types, activation_op_types=self.activation_op_types if full else ())
+
+    def check_bits(self, bits: int, what: str) -> None:
+        """Refuse a bit length that the engine does not take.
+
+        Raises
+        ------
+        UsageError
+            If it is none of `bits`.
+        """
+        if bits not in self.bits:
+            taken = ", ".join(map(str, self.bits))
+            raise UsageError(f"{what} is {bits}, but {self.name} takes {taken} bits")
 
 
 _FLOAT_PASSES = ("fold-batch-norm", "drop-identity")

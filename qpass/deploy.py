@@ -1,0 +1,36 @@
+"""What a target asks for around quantization: passes before calibration, spelling and marks after it."""
+
+from __future__ import annotations
+
+from qpass.ir.model import Model
+from qpass.passes import ConvertEncoding, parse_passes
+from qpass.quant.encodings import find_sites
+from qpass.quant.presets import find_target
+from qpass.rewrite.pipeline import run
+
+
+def prepared_for(model: Model, target: str) -> Model:
+    """The float model as `target` wants it quantized: run this before calibration, since it changes values.
+
+    Raises
+    ------
+    UsageError
+        If there is no such target.
+    """
+    return run(model, parse_passes(",".join(find_target(target).before)))
+
+
+def spelled_for(model: Model, target: str) -> Model:
+    """The quantized model in the encoding of `target`, with its marks.
+
+    Raises
+    ------
+    UsageError
+        If there is no such target.
+    QuantError
+        If the encoding cannot say what is quantized.
+    """
+    preset = find_target(target)
+    if any(site.encoding != preset.encoding for site in find_sites(model)):
+        model = ConvertEncoding(to=preset.encoding)(model)
+    return run(model, parse_passes(",".join(preset.after)))
