@@ -220,7 +220,7 @@ def test_a_broken_evaluation_names_the_model(tmp_path: Path) -> None:
 
 def test_an_interrupted_search_goes_on(digits: Model, table: ScaleTable, tmp_path: Path) -> None:
     def job(folder: str, evaluate: Probability, **options: object) -> PTQJob:
-        return ptq_job(digits, table, tmp_path / folder, evaluate, weight_bits=4, activation_bits=5, **options)
+        return ptq_job(digits, table, tmp_path / folder, evaluate, weight_bits=4, engine="executor", **options)
 
     counted = Probability()
     whole = reach(job("whole", counted), 0.9).result
