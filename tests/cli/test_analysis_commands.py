@@ -222,7 +222,7 @@ def test_scales_that_were_written_give_the_same_model(tmp_path: Path) -> None:
         "quantize", DIGITS, "--data", "calib.npz", "--skip", skip, "--scales-out", scales, "-o", tmp_path / "a" / "m"
     )
     assert answer.code == 0, answer.err
-    assert answer.out.startswith("quantized 6 of 8 layers; ")
+    assert answer.out.startswith("quantized 6 of 8 layers\nwrote ")
     again = qpass("quantize", DIGITS, "--scales", scales, "--skip", skip, "-o", tmp_path / "b" / "m", "--json")
     assert json.loads(again.out) == {
         "program": str(tmp_path / "b" / "m.pdmodel"),
