@@ -81,7 +81,8 @@ class OneDNNPlan:
     Parameters
     ----------
     stored : Mapping[str, Int8Value]
-        Values that ops make in int8: every reader sees the quantized value.
+        Values that ops make in int8: every reader sees the quantized value. Not among them is what a convolution or
+        `fc` makes for float ops alone: `_float_after_all`.
     quantized : Mapping[str, Int8Value]
         Float values that are quantized for some of their readers.
     ops : tuple of EngineOp
@@ -121,18 +122,26 @@ def onednn_plan(model: Model) -> OneDNNPlan:
 def read_plan(ops: Iterable[Op]) -> OneDNNPlan:
     """The plan that the ops of a rewritten, unsquashed program spell."""
     ops = tuple(ops)
+    quantized = {op.input("Input")[0]: _value(op) for op in ops if op.type == "quantize"}
+    named = {op.output("Output")[0]: op.input("Input")[0] for op in ops if op.type == "quantize"}
+    makers = {name: op for op in ops for _, _, name in op.writes()}
     stored: dict[str, Int8Value] = {}
-    quantized: dict[str, Int8Value] = {}
-    named: dict[str, str] = {}
     for op in ops:
         if op.type == "dequantize":
-            named[op.input("Input")[0]] = op.output("Output")[0]
-            stored[op.output("Output")[0]] = _value(op)
-        elif op.type == "quantize":
-            named[op.output("Output")[0]] = op.input("Input")[0]
-            quantized[op.input("Input")[0]] = _value(op)
+            inside, name = op.input("Input")[0], op.output("Output")[0]
+            named[inside] = name
+            if not (name not in quantized and _float_after_all(makers[inside])):
+                stored[name] = _value(op)
     made = tuple(_engine_op(op, named) for op in ops if op.type not in ("quantize", "dequantize", "feed", "fetch"))
     return OneDNNPlan(stored, {n: v for n, v in quantized.items() if n not in stored}, made)
+
+
+def _float_after_all(maker: Op) -> bool:
+    """Whether an op makes float where no int8 op reads what it makes: the squash pass joins it with the dequantize op.
+
+    Source: cpu_quantize_squash_pass.cc, OpDequantSquash; not where a residual sum is fused into the op.
+    """
+    return "force_fp32_output" in maker.attrs and not maker.attr("fuse_residual_connection")
 
 
 def _value(op: Op) -> Int8Value:

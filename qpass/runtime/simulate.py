@@ -34,6 +34,8 @@ _SIGNED, _UNSIGNED = QuantSpec(8), QuantSpec(9)
 def simulate(model: Model, target: str = "onednn", *, vnni: bool | None = None) -> Model:
     """A float model that computes what `model` will compute in the int8 engine of `target`.
 
+    Values keep their names: one that the engine holds in int8 has the numbers that its readers see.
+
     Parameters
     ----------
     model : Model
@@ -85,10 +87,25 @@ def apply_plan(model: Model, plan: OneDNNPlan, *, vnni: bool) -> Model:
         *_sites(graph, plan, plan.stored, every=True),
         *_sites(graph, plan, plan.quantized, every=False),
     ]
-    with edit(plain) as e:
+    with edit(plain, interface=True) as e:  # fetches of stored values too; the next step gives them back their names
         SPELLERS["B"].spell(e, graph, sites)
         for name, array in weights.items():
             e.set_param(name, array)
+    return _stored_under_their_names(e.model, plan.stored)
+
+
+def _stored_under_their_names(model: Model, stored: Mapping[str, Int8Value]) -> Model:
+    """Let the name of a stored value be what every reader sees; what it was rounded from becomes ``<name>.float``."""
+    graph = model.graph
+    ends = {s.value.name: graph.by_uid[s.ops[-1]].output("Y")[0] for s in find_sites(model) if s.value.name in stored}
+    with edit(model) as names:
+        before = {name: names.fresh(f"{name}.float") for name in ends}
+    with edit(model, interface=True) as e:
+        for name, other in before.items():
+            e.rename(name, other)
+    with edit(e.model, interface=True) as e:
+        for name, end in ends.items():
+            e.rename(end, name)
     return e.model
 
 
@@ -97,8 +114,7 @@ def _sites(graph: Graph, plan: OneDNNPlan, values: Mapping[str, Int8Value], *, e
         if name not in graph.decls:
             continue
         ref = graph.last(name)
-        uses = [use for use in graph.uses(ref) if graph.by_uid[use.op].type != "fetch"]
-        kept = tuple(use for use in uses if every or _reads_int8(graph, plan, use, name))
+        kept = tuple(use for use in graph.uses(ref) if every or _reads_int8(graph, plan, use, name))
         if kept:
             spec = _UNSIGNED if value.unsigned else _SIGNED
             yield QuantSite(Role.ACTIVATION, ref, kept, np.asarray(value.threshold, np.float32), spec, "B", ops=())
