@@ -12,7 +12,6 @@ from qpass.quant.encodings import find_sites
 from qpass.quant.layers import DEFAULT_OP_TYPES
 from qpass.quant.presets import find_target
 from qpass.quant.scales import ScaleTable
-from qpass.rewrite.pipeline import run
 
 
 def check_float(model: Model) -> None:
@@ -73,17 +72,11 @@ def quantize(
         preset.check_bits(weight_bits, "weight_bits")
         preset.check_bits(activation_bits, "activation_bits")
         op_types = preset.op_types if tuple(op_types) == DEFAULT_OP_TYPES else op_types
-    made = run(
-        model,
-        [
-            passes.InsertQuant(
-                scales=scales,
-                skip=tuple(skip_tensor_list),
-                op_types=tuple(op_types),
-                weight_bits=weight_bits,
-                activation_bits=activation_bits,
-            ),
-            passes.FoldQuant(to="int8"),
-        ],
-    )
-    return made if target is None else spelled_for(made, target)
+    inserted = passes.InsertQuant(
+        scales=scales,
+        skip=tuple(skip_tensor_list),
+        op_types=tuple(op_types),
+        weight_bits=weight_bits,
+        activation_bits=activation_bits,
+    )(model)
+    return passes.FoldQuant(to="int8")(inserted) if target is None else spelled_for(inserted, target)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from qpass.ir.model import Model
-from qpass.passes import ConvertEncoding, parse_passes
+from qpass.passes import ConvertEncoding, FoldQuant, parse_passes
 from qpass.quant.encodings import find_sites
+from qpass.quant.layers import find_layers
 from qpass.quant.presets import find_target
 from qpass.rewrite.pipeline import run
 
@@ -21,7 +22,10 @@ def prepared_for(model: Model, target: str) -> Model:
 
 
 def spelled_for(model: Model, target: str) -> Model:
-    """The quantized model in the encoding of `target`, with its marks.
+    """The quantized model in the encoding of `target`, with its marks, weights stored as that engine wants them.
+
+    Give it a model whose weights are still float where there is the choice: a weight that the engine wants on another
+    grid (see `LegalizeOnednn`) is then rounded once.
 
     Raises
     ------
@@ -33,4 +37,6 @@ def spelled_for(model: Model, target: str) -> Model:
     preset = find_target(target)
     if any(site.encoding != preset.encoding for site in find_sites(model)):
         model = ConvertEncoding(to=preset.encoding)(model)
-    return run(model, parse_passes(",".join(preset.after)))
+    model = run(model, parse_passes(",".join(preset.after)))
+    stored = tuple(layer.name for layer in find_layers(model) if layer.family in preset.int8_weights)
+    return FoldQuant(to="int8", layers=stored)(model) if stored else model

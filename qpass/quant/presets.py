@@ -15,6 +15,7 @@ from qpass.quant.recipe import Recipe
 _CONVOLUTIONS = ("conv2d", "depthwise_conv2d")
 _PRODUCTS = ("mul", "matmul", "matmul_v2")
 _WEIGHTED = (*_CONVOLUTIONS, "conv2d_transpose", *_PRODUCTS)
+_FAMILIES = (*_CONVOLUTIONS, "conv2d_transpose", "matmul")
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,9 @@ class Target:
     attributes : tuple of str
         Attributes of ops that it reads: where scales of outputs stand, and what marks an op as quantized or not.
     before, after : tuple of str
-        Passes, as text, to run before and after quantizing.
+        Passes, as text, to run before calibration, and on the quantized model before its weights become integers.
+    int8_weights : tuple of str
+        Families of layers whose weights are stored as integers.
     source : str
         Where all this was read.
     """
@@ -55,6 +58,7 @@ class Target:
     attributes: tuple[str, ...]
     before: tuple[str, ...]
     after: tuple[str, ...]
+    int8_weights: tuple[str, ...]
     source: str
 
     def recipe(self, *, full: bool = False) -> Recipe:
@@ -95,8 +99,10 @@ _ONEDNN = Target(
     accepts=("A", "B"),
     bits=(8,),
     attributes=("quantization_type", "out_threshold", "skip_quant"),
-    before=_FLOAT_PASSES,
-    after=("mark-skip-quant",),
+    before=("fold-batch-norm", "fold-bias", "drop-identity"),
+    after=("legalize-onednn", "mark-skip-quant"),
+    # The engine wants to find a quantize op on the weight of a product: see LegalizeOnednn.
+    int8_weights=_CONVOLUTIONS,
     source="paddle/fluid/framework/ir/onednn/quant_dequant_onednn_pass.cc, cpu_quantize_placement_pass.cc, "
     "cpu_quantize_pass.cc (in 2.6 in the folder mkldnn)",
 )
@@ -142,6 +148,7 @@ _TENSORRT = Target(
     attributes=("quantization_type", "out_threshold"),
     before=_FLOAT_PASSES,
     after=(),
+    int8_weights=_FAMILIES,
     source="paddle/fluid/framework/ir/quant_conv2d_dequant_fuse_pass.cc, delete_quant_dequant_linear_op_pass.cc, "
     "trt_delete_weight_dequant_linear_op_pass.cc",
 )
@@ -158,6 +165,7 @@ _LITE = Target(
     attributes=("quantization_type", "bit_length", "out_threshold", "<Arg><i>_threshold"),
     before=_FLOAT_PASSES,
     after=(),
+    int8_weights=_FAMILIES,
     source="lite/core/optimizer/mir/fusion/quant_dequant_fuse_pass.cc, quant_dequant_op_fuser.cc, "
     "mir/quantization_parameters_propagation_pass.cc",
 )
@@ -173,6 +181,7 @@ _GENERIC = Target(
     attributes=("quantization_type",),
     before=(),
     after=(),
+    int8_weights=_FAMILIES,
     source="Paddle's kernels: phi/kernels/cpu/quantize_linear_kernel.cc, funcs/fake_quantize_functor.cc",
 )
 
