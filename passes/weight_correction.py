@@ -25,7 +25,7 @@ class WeightCorrection(Pass):
 
     Each float weight of a quantized layer is replaced by the value on its grid that stands for the integer which the
     framework stores without ``onnx_format``; with it, the framework ignores the argument. For comparison: what is wrong
-    with it is said in `qpass.quant.weight_correction`, and `BiasCorrection` does what the name promises. To be run once.
+    with it is said in `qpass.quant.weight_correction`, and `BiasCorrection` does what the name says. To be run once.
 
     Parameters
     ----------

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from qpass.ir.op import Attr, Op
     from qpass.ir.text import dump, parse
     from qpass.quant.layers import find_layers
+    from qpass.quant.moments import MomentTable
     from qpass.quant.observer_options import ObserverOptions
     from qpass.quant.scales import ScaleTable
     from qpass.rewrite.edit import edit
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from qpass.rewrite.pipeline import Pipeline, run
     from qpass.runtime.calibrate import calibrate, calibrate_many
     from qpass.runtime.engines import get_engine
+    from qpass.runtime.moments import collect_moments
 
 _HOMES = {
     "AnalysisPTQ": "qpass.doors",
@@ -40,6 +42,7 @@ _HOMES = {
     "Attr": "qpass.ir.op",
     "Model": "qpass.ir.model",
     "ObserverOptions": "qpass.quant.observer_options",
+    "MomentTable": "qpass.quant.moments",
     "Op": "qpass.ir.op",
     "Pass": "qpass.rewrite.passes",
     "Pipeline": "qpass.rewrite.pipeline",
@@ -50,6 +53,7 @@ _HOMES = {
     "analyze_qat": "qpass.analysis.qat",
     "calibrate": "qpass.runtime.calibrate",
     "calibrate_many": "qpass.runtime.calibrate",
+    "collect_moments": "qpass.runtime.moments",
     "dump": "qpass.ir.text",
     "edit": "qpass.rewrite.edit",
     "find_layers": "qpass.quant.layers",
@@ -70,6 +74,7 @@ __all__ = [
     "AnalysisResult",
     "Attr",
     "Model",
+    "MomentTable",
     "ObserverOptions",
     "Op",
     "Pass",
@@ -82,6 +87,7 @@ __all__ = [
     "analyze_qat",
     "calibrate",
     "calibrate_many",
+    "collect_moments",
     "dump",
     "edit",
     "find_layers",

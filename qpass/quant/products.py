@@ -45,7 +45,8 @@ def from_rows(rows: np.ndarray, op: Op, shape: tuple[int, ...]) -> np.ndarray:
     """The weight of this shape whose rows these are: ``from_rows(to_rows(w, op), op, w.shape)`` is w."""
     family = FAMILIES[op.type]
     if family == "matmul":
-        return rows[0] if _turned(op) else rows[0].T
+        matrix: np.ndarray = rows[0]
+        return matrix if _turned(op) else matrix.T
     if family == "conv2d_transpose":
         split = rows.reshape(len(rows), shape[1], -1, *shape[2:]).swapaxes(1, 2)
         turned: np.ndarray = split.reshape(shape)[..., ::-1, ::-1]
