@@ -30,44 +30,50 @@ _CHUNK = 1 << 18
 
 
 class GrowingHistogram(Part):
-    """Counts of the positive and the negative numbers, by distance from 0.
-
-    Attributes
-    ----------
-    positive, negative : np.ndarray
-        int64 [size]; `negative` is empty as long as there is no negative number. 0 counts as positive.
-    """
+    """Counts of the positive and the negative numbers."""
 
     def __init__(self, options: ObserverOptions) -> None:
         super().__init__(options)
         self._size = options.fine_bins
         self._exponent: int | None = None
-        self.positive = np.zeros(self._size, np.int64)
-        self.negative = np.zeros(0, np.int64)
+        self._counts = np.zeros(2 * self._size, np.int64)  # bin 0 in the middle
 
     def observe(self, view: View) -> None:
         """See one batch."""
         if view.peak == 0:
-            self.positive[0] += view.real.size
+            self._counts[self._size] += view.real.size
             return
         self._widen(max(math.frexp(view.peak / self._size)[1], _LEAST))
         assert self._exponent is not None
-        if signed := view.range[0] < 0:
-            self._make_negative()
         numbers = view.real.reshape(-1)
         factor = numbers.dtype.type(2.0**-self._exponent)
+        lowest = min(int(numbers.dtype.type(view.range[0]) * factor), 0)
+        first = self._size + lowest
         for start in range(0, numbers.size, _CHUNK):
-            self._count((numbers[start : start + _CHUNK] * factor).astype(np.intp), signed)
+            index = (numbers[start : start + _CHUNK] * factor).astype(np.int32)
+            if lowest:
+                index -= lowest
+            counts = np.bincount(index)
+            self._counts[first : first + counts.size] += counts
 
     def merge(self, other: GrowingHistogram) -> None:
         """Add the counts of `other`."""
         if other._exponent is not None:
             self._widen(other._exponent)
         shift = 0 if other._exponent is None or self._exponent is None else self._exponent - other._exponent
-        self.positive += _joined(other.positive, shift)
-        if other.negative.size:
-            self._make_negative()
-            self.negative += _joined(other.negative, shift)
+        self._counts += _joined(other._counts, shift)
+
+    @property
+    def positive(self) -> np.ndarray:
+        """Counts of the numbers from 0 up, by distance from 0: int64 [size]. Bin 0 is here alone."""
+        return self._counts[self._size :]
+
+    @property
+    def negative(self) -> np.ndarray:
+        """Counts of the numbers below 0, by distance from 0: int64 [size]; [0] if there are none."""
+        below = self._counts[self._size :: -1][: self._size].copy()
+        below[0] = 0
+        return below if below.any() else below[:0]
 
     @property
     def width(self) -> float:
@@ -82,7 +88,7 @@ class GrowingHistogram(Part):
         np.ndarray, float
             int64 [n] with n <= bins.
         """
-        both = self.positive + self.negative if self.negative.size else self.positive
+        both = _folded(self.positive, self.negative)
         filled = np.flatnonzero(both)
         used = int(filled[-1]) + 1 if filled.size else 1
         group = -(-used // bins)
@@ -110,44 +116,30 @@ class GrowingHistogram(Part):
         """Mean and standard deviation of the numbers, each taken as the middle of its bin."""
         middles = (np.arange(self._size) + 0.5) * self.width
         middles[0] = 0
-        difference, both = self.positive, self.positive
-        if self.negative.size:
-            difference, both = self.positive - self.negative, self.positive + self.negative
+        negative = self.negative
+        difference, both = _folded(self.positive, -negative), _folded(self.positive, negative)
         total = int(both.sum())
         mean = float(middles @ difference) / total
         square = float((middles * middles) @ both) / total
         return mean, math.sqrt(max(square - mean * mean, 0.0))
 
-    def _count(self, index: np.ndarray, signed: bool) -> None:
-        if not signed:
-            counts = np.bincount(index)
-            self.positive[: counts.size] += counts
-            return
-        index += self._size
-        counts = np.bincount(index, minlength=2 * self._size)
-        self.positive += counts[self._size :]
-        self.negative[1:] += counts[self._size - 1 : 0 : -1]
-
-    def _make_negative(self) -> None:
-        if not self.negative.size:
-            self.negative = np.zeros(self._size, np.int64)
-
     def _widen(self, exponent: int) -> None:
         if self._exponent is not None and exponent > self._exponent:
-            self.positive = _joined(self.positive, exponent - self._exponent)
-            self.negative = _joined(self.negative, exponent - self._exponent)
+            self._counts = _joined(self._counts, exponent - self._exponent)
         if self._exponent is None or exponent > self._exponent:
             self._exponent = exponent
 
 
+def _folded(positive: np.ndarray, negative: np.ndarray) -> np.ndarray:
+    return positive + negative if negative.size else positive
+
+
 def _joined(counts: np.ndarray, shift: int) -> np.ndarray:
-    """Counts over bins 2**shift times as wide, in an array of the same size."""
-    if shift == 0 or not counts.size:
+    """Counts over bins 2**shift times as wide, bin 0 in the middle of as many as before."""
+    if shift == 0:
         return counts
-    group = 1 << min(shift, counts.size.bit_length())
-    padded = np.zeros(-(-counts.size // group) * group, counts.dtype)
-    padded[: counts.size] = counts
+    size = counts.size // 2
+    index = np.trunc((np.arange(2 * size) - size) / 2.0**shift).astype(np.intp) + size
     joined = np.zeros_like(counts)
-    sums = padded.reshape(-1, group).sum(axis=1)
-    joined[: sums.size] = sums
+    np.add.at(joined, index, counts)
     return joined

@@ -21,6 +21,8 @@ from qpass.ir.dtype import DType
 from qpass.quant.observer_options import ObserverOptions
 
 _DIVERGED = "the model diverges on this input, or the input itself is wrong"
+_UNIT = 1074
+"""Every float64 is a whole multiple of 2**-1074."""
 
 
 class View:
@@ -39,7 +41,7 @@ class View:
     def ends(self) -> tuple[np.ndarray, np.ndarray]:
         """Smallest and largest number of each sample; NaN where there is a NaN."""
         samples = self.real.reshape(self.real.shape[0] if self.real.ndim else 1, -1)
-        return samples.min(axis=1), samples.max(axis=1)
+        return np.minimum.reduce(samples, axis=1), np.maximum.reduce(samples, axis=1)
 
     @functools.cached_property
     def range(self) -> tuple[float, float]:
@@ -96,12 +98,13 @@ class SampleMeans(Part):
 
     def __init__(self, options: ObserverOptions) -> None:
         super().__init__(options)
-        self._sum = Fraction()
+        self._sum = 0  # in units of the smallest float64
         self._batches = 0
 
     def observe(self, view: View) -> None:
         """See one batch."""
-        self._sum += Fraction(view.mean_peak)
+        numerator, denominator = view.mean_peak.as_integer_ratio()
+        self._sum += (numerator << _UNIT) // denominator
         self._batches += 1
 
     def merge(self, other: SampleMeans) -> None:
@@ -112,7 +115,7 @@ class SampleMeans(Part):
     @property
     def mean(self) -> float:
         """Mean over batches."""
-        return float(self._sum / self._batches)
+        return float(Fraction(self._sum, self._batches << _UNIT))
 
 
 class MovingPeak(Part):
@@ -301,7 +304,7 @@ def as_real(array: np.ndarray) -> np.ndarray:
     QuantError
         If the numbers are complex, or not numbers.
     """
-    if array.dtype.name in ("float32", "float64"):
+    if array.dtype in (np.float32, np.float64):
         return array
     if array.dtype == DType.BFLOAT16.numpy:
         return (array.astype(np.uint32) << 16).view(np.float32)
