@@ -25,6 +25,7 @@ COMMANDS = {
     "run": "apply passes to a file",
     "convert": "spell the quantization of a model in another encoding",
     "lint": "traps of a deployment engine that a file falls into",
+    "compare": "what an engine computes, beside simulation and float model",
     "quantize": "calibrate and write an int8 model",
     "analyze": "rank the layers by what int8 costs them",
     "skiplist": "the layers to leave in float, from an analysis",

@@ -10,7 +10,7 @@ fluid/framework/ir/onednn/cpu_quantize_pass.cc; the same in 2.6.2 and 3.3.1).
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from qpass.errors import EngineError
 from qpass.formats import pdmodel
+from qpass.ir.graph import ValueRef
 from qpass.ir.model import Model
 from qpass.ir.op import Op
 from qpass.runtime.inference import PaddleInferenceEngine
@@ -93,18 +94,29 @@ class OneDNNPlan:
     quantized: Mapping[str, Int8Value]
     ops: tuple[EngineOp, ...]
 
+    def same_as(self, other: OneDNNPlan) -> bool:
+        """Whether the same values are held in 8 bits at the same scales, by the same ops."""
+        return (
+            self.stored == other.stored
+            and self.quantized == other.quantized
+            and {(op.type, op.outputs, op.reads) for op in self.ops if op.int8}
+            == {(op.type, op.outputs, op.reads) for op in other.ops if op.int8}
+        )
+
     def maker(self, name: str) -> EngineOp | None:
         """The op that makes a value; None where fusion swallowed it."""
         return next((op for op in self.ops if name in op.outputs), None)
 
 
-def onednn_plan(model: Model) -> OneDNNPlan:
+def onednn_plan(model: Model, fetch: Sequence[ValueRef] | None = None) -> OneDNNPlan:
     """Ask the engine what it would run in int8.
 
     Parameters
     ----------
     model : Model
         With parameters; quantized in encoding A, B or D.
+    fetch : sequence of ValueRef, optional
+        Values to return in place of the model's outputs: that may change what is fused and quantized.
 
     Raises
     ------
@@ -112,7 +124,7 @@ def onednn_plan(model: Model) -> OneDNNPlan:
         If Paddle refuses the model, or does not save what it made of it.
     """
     with tempfile.TemporaryDirectory(prefix="qpass-") as folder:
-        PaddleInferenceEngine(int8=True, delete_passes=(SQUASH,), save_program=folder).session(model)
+        PaddleInferenceEngine(int8=True, delete_passes=(SQUASH,), save_program=folder).session(model, fetch)
         saved = Path(folder) / _SAVED
         if not saved.is_file():
             raise EngineError("Paddle Inference did not save the program that its passes made", where="oneDNN int8")

@@ -26,6 +26,7 @@ from qpass.runtime.onednn_plan import EngineOp, Int8Value, OneDNNPlan, onednn_pl
 from qpass.runtime.paddle_env import cpu_flags
 
 SIMULATIONS = ("onednn",)
+_CONV_RANK = 4
 _VNNI = ("avx512_vnni", "avx_vnni", "amx_int8")
 _SIGNED, _UNSIGNED = QuantSpec(8), QuantSpec(9)
 """Nine symmetric bits are 0 to 255 where nothing is negative, as behind a relu."""
@@ -162,6 +163,27 @@ def _own_scales(weight: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
 
 def _input_is_unsigned(op: EngineOp, plan: OneDNNPlan) -> bool:
     return any((plan.stored.get(name) or plan.quantized[name]).unsigned for name in op.reads)
+
+
+def saturating_share(model: Model, op: EngineOp, plan: OneDNNPlan) -> float:
+    """Share of the pairs of weights of an op that may leave 16 bits on a CPU without VNNI, which no simulation tells.
+
+    There products with 8-bit inputs (of 255 levels, signed ones having been shifted) are added pair by pair, input
+    channels 2i and 2i+1, in saturating 16 bits: ``vpmaddubsw`` (seen bit for bit with 2.6.2 and 3.3.1). Depthwise
+    convolutions add nothing before 32 bits, and convolutions of signed inputs have halved weights.
+    """
+    if not op.int8 or op.weight is None or op.weight_scales is None or op.weight not in model.params:
+        return 0.0
+    weight = engine_weight(model, op.weight)
+    if op.type == "fc":
+        rows = (weight * op.weight_scales).T
+    elif weight.ndim == _CONV_RANK and weight.shape[1] > 1 and _input_is_unsigned(op, plan):
+        rows = np.moveaxis(weight * _own_scales(weight), 1, -1)
+    else:
+        return 0.0
+    levels = np.rint(rows[..., : rows.shape[-1] // 2 * 2])
+    sums = levels[..., ::2] + levels[..., 1::2]
+    return float(np.mean(np.abs(sums) * 255 > np.iinfo(np.int16).max)) if sums.size else 0.0
 
 
 def engine_weight(model: Model, name: str) -> npt.NDArray[np.float32]:
