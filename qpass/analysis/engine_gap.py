@@ -149,7 +149,7 @@ def engine_gap(
         vnni=has_vnni(),
         ops=len(job.plan.ops),
         int8_ops=sum(op.int8 for op in job.plan.ops),
-        values=tuple(_row(model, job.plan, name, op, found) for name, op in job.ops.items()),
+        values=tuple(_row(job.plan, name, op, found) for name, op in job.ops.items()),
         outputs=tuple(_gap(port.name, "output", _output(i), found) for i, port in enumerate(model.fetches)),
         notes=(*job.notes, *(() if alike else foreign)),
     )
@@ -198,7 +198,7 @@ def _float_side(model: Model, engine: str) -> _Side:
         for use in layer.ops:
             op = graph.by_uid[use.uid]
             name = op.output(use.output.slot)[0]
-            ops[name] = EngineOp(op.type, (name,), frozenset(), layer.name, None)
+            ops[name] = EngineOp(op.type, (name,), frozenset(), layer.name, None, None)
     plan = OneDNNPlan({}, {}, tuple(ops.values()))
     sides = (_Source.of(get_engine(name), model, ops) for name in (engine, "executor"))
     return _Side(plan, ops, (next(sides),), next(sides))
@@ -252,7 +252,7 @@ def _measure(data: Batches, sources: Mapping[str, Sequence[_Source]]) -> _Found:
     return {key: each.result().sqnr_db for key, each in sums.items()}
 
 
-def _row(model: Model, plan: OneDNNPlan, name: str, op: EngineOp, found: _Found) -> ValueGap:
+def _row(plan: OneDNNPlan, name: str, op: EngineOp, found: _Found) -> ValueGap:
     held = plan.stored.get(name)
     return dataclasses.replace(
         _gap(name, op.type, name, found),
@@ -260,7 +260,7 @@ def _row(model: Model, plan: OneDNNPlan, name: str, op: EngineOp, found: _Found)
         int8=op.int8,
         threshold=held.threshold if held else None,
         unsigned=held.unsigned if held else None,
-        saturating=0.0 if has_vnni() else saturating_share(model, op, plan),
+        saturating=0.0 if has_vnni() else saturating_share(op, plan),
     )
 
 

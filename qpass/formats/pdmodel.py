@@ -122,8 +122,8 @@ def decode(data: bytes, where: str) -> tuple[tuple[Graph, ...], bytes]:
     return blocks, extra
 
 
-def decode_engine_ops(data: bytes, where: str) -> tuple[Op, ...]:
-    """The ops of the root block of a program that an engine's passes rewrote, for reading only.
+def decode_engine_program(data: bytes, where: str) -> tuple[tuple[Op, ...], tuple[str, ...]]:
+    """What an engine's passes made of a program, for reading only: ops of the root block, names of its parameters.
 
     Paddle's oneDNN passes write attributes twice (2.6.2 and 3.3.1); the last one counts, as for Paddle itself.
 
@@ -133,13 +133,23 @@ def decode_engine_ops(data: bytes, where: str) -> tuple[Op, ...]:
         If the bytes are not a program.
     """
     program = _parse(data, where)
-    ops = program.blocks[0].ops if program.blocks else ()
-    for op in ops:
+    if not program.blocks:
+        raise FormatError("a program without blocks", where=where, hint=_HINT)
+    block = program.blocks[0]
+    for op in block.ops:
         last = {attr.name: attr for attr in op.attrs}
         kept = [type(attr).FromString(attr.SerializeToString()) for attr in last.values()]
         op.ClearField("attrs")
         op.attrs.extend(kept)
-    return tuple(_op(op, uid, f"{where}, block 0") for uid, op in enumerate(ops))
+    holders = {
+        name
+        for op in block.ops
+        if op.type in ("feed", "fetch")
+        for slot in (*op.inputs, *op.outputs)
+        for name in slot.arguments
+    }
+    names = tuple(var.name for var in block.vars if var.persistable and var.name not in holders)
+    return tuple(_op(op, uid, f"{where}, block 0") for uid, op in enumerate(block.ops)), names
 
 
 def encode(blocks: tuple[Graph, ...], extra: bytes) -> bytes:

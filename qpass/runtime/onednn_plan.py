@@ -10,7 +10,7 @@ fluid/framework/ir/onednn/cpu_quantize_pass.cc; the same in 2.6.2 and 3.3.1).
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qpass.errors import EngineError
-from qpass.formats import pdmodel
+from qpass.formats import pdiparams, pdmodel
 from qpass.ir.graph import ValueRef
 from qpass.ir.model import Model
 from qpass.ir.op import Op
@@ -26,7 +26,8 @@ from qpass.runtime.inference import PaddleInferenceEngine
 
 SQUASH = "cpu_quantize_squash_pass"
 _WEIGHTS = {"fused_conv2d": "Filter", "conv2d": "Filter", "depthwise_conv2d": "Filter", "fc": "W"}
-_SAVED = "_optimized.pdmodel"
+_SAVED = ("_optimized.pdmodel", "_optimized.pdiparams")
+_WHERE = "the program that oneDNN int8 runs"
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,9 @@ class EngineOp:
         Values that it reads as int8; empty for a float op.
     weight : str or None
         Its weight parameter.
+    weight_value : np.ndarray or None
+        What the engine's passes made of that parameter: float32, stored integers dequantized, batch norms folded; it
+        is what is rounded. None for a float op.
     weight_scales : np.ndarray or None
         float32, levels per unit, one or one per output channel; None for a float op.
     """
@@ -67,6 +71,7 @@ class EngineOp:
     outputs: tuple[str, ...]
     reads: frozenset[str]
     weight: str | None
+    weight_value: npt.NDArray[np.float32] | None
     weight_scales: npt.NDArray[np.float32] | None
 
     @property
@@ -125,15 +130,15 @@ def onednn_plan(model: Model, fetch: Sequence[ValueRef] | None = None) -> OneDNN
     """
     with tempfile.TemporaryDirectory(prefix="qpass-") as folder:
         PaddleInferenceEngine(int8=True, delete_passes=(SQUASH,), save_program=folder).session(model, fetch)
-        saved = Path(folder) / _SAVED
-        if not saved.is_file():
-            raise EngineError("Paddle Inference did not save the program that its passes made", where="oneDNN int8")
-        return read_plan(pdmodel.decode_engine_ops(saved.read_bytes(), "the optimized program"))
+        program, params = (Path(folder) / name for name in _SAVED)
+        if not (program.is_file() and params.is_file()):
+            raise EngineError("Paddle Inference did not save the program that its passes made", where=_WHERE)
+        ops, names = pdmodel.decode_engine_program(program.read_bytes(), _WHERE)
+        return read_plan(ops, pdiparams.decode(np.fromfile(params, np.uint8), names, _WHERE))
 
 
-def read_plan(ops: Iterable[Op]) -> OneDNNPlan:
-    """The plan that the ops of a rewritten, unsquashed program spell."""
-    ops = tuple(ops)
+def read_plan(ops: Sequence[Op], params: Mapping[str, np.ndarray]) -> OneDNNPlan:
+    """The plan that a rewritten, unsquashed program spells, by its ops and parameters."""
     quantized = {op.input("Input")[0]: _value(op) for op in ops if op.type == "quantize"}
     named = {op.output("Output")[0]: op.input("Input")[0] for op in ops if op.type == "quantize"}
     makers = {name: op for op in ops for _, _, name in op.writes()}
@@ -144,7 +149,9 @@ def read_plan(ops: Iterable[Op]) -> OneDNNPlan:
             named[inside] = name
             if not (name not in quantized and _float_after_all(makers[inside])):
                 stored[name] = _value(op)
-    made = tuple(_engine_op(op, named) for op in ops if op.type not in ("quantize", "dequantize", "feed", "fetch"))
+    made = tuple(
+        _engine_op(op, named, params) for op in ops if op.type not in ("quantize", "dequantize", "feed", "fetch")
+    )
     return OneDNNPlan(stored, {n: v for n, v in quantized.items() if n not in stored}, made)
 
 
@@ -163,16 +170,17 @@ def _value(op: Op) -> Int8Value:
     return Int8Value((255 if unsigned else 127) / scale, unsigned)
 
 
-def _engine_op(op: Op, named: Mapping[str, str]) -> EngineOp:
+def _engine_op(op: Op, named: Mapping[str, str], params: Mapping[str, np.ndarray]) -> EngineOp:
     slot = _WEIGHTS.get(op.type)
     names = op.input(slot) if slot else ()
     scales = op.attr("Scale_weights")
     reads = frozenset(named[name] for _, _, name in op.reads() if name in named)
-    int8 = bool(reads) and isinstance(scales, tuple)
+    int8 = bool(reads) and bool(names) and isinstance(scales, tuple)
     return EngineOp(
         op.type,
         tuple(named.get(name, name) for _, _, name in op.writes()),
         reads,
         names[0] if names else None,
-        np.array(scales, np.float32) if int8 and names else None,
+        np.array(params[names[0]], np.float32) if int8 else None,
+        np.array(scales, np.float32) if int8 else None,
     )

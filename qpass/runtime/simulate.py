@@ -16,10 +16,9 @@ import numpy.typing as npt
 from qpass.errors import EngineError, UsageError
 from qpass.ir.graph import Graph, Use
 from qpass.ir.model import Model
-from qpass.passes.fold_quant import FoldQuant
 from qpass.passes.strip_quant import StripQuant
 from qpass.quant.encodings import SPELLERS, find_sites
-from qpass.quant.site import QuantSite, Role, Storage
+from qpass.quant.site import QuantSite, Role
 from qpass.quant.spec import QuantSpec
 from qpass.rewrite.edit import edit
 from qpass.runtime.onednn_plan import EngineOp, Int8Value, OneDNNPlan, onednn_plan
@@ -81,8 +80,8 @@ def apply_plan(model: Model, plan: OneDNNPlan, *, vnni: bool) -> Model:
             where="oneDNN int8",
             hint="quantize it first; qpass lint --target onednn tells what stands in the way",
         )
-    weights = {name: array for op in plan.ops for name, array in _weight(model, op, plan, vnni)}
-    plain = StripQuant()(FoldQuant(to="float")(model))
+    plain = StripQuant()(model)
+    weights = {op.weight: _weight(plain, op, plan, vnni) for op in plan.ops}
     graph = plain.graph
     sites = [
         *_sites(graph, plan, plan.stored, every=True),
@@ -91,7 +90,8 @@ def apply_plan(model: Model, plan: OneDNNPlan, *, vnni: bool) -> Model:
     with edit(plain, interface=True) as e:  # fetches of stored values too; the next step gives them back their names
         SPELLERS["B"].spell(e, graph, sites)
         for name, array in weights.items():
-            e.set_param(name, array)
+            if name is not None and array is not None:
+                e.set_param(name, array)
     return _stored_under_their_names(e.model, plan.stored)
 
 
@@ -135,69 +135,54 @@ def _reads_int8(graph: Graph, plan: OneDNNPlan, use: Use, name: str) -> bool:
         op = graph.by_uid[readers.pop()]
 
 
-def _weight(model: Model, op: EngineOp, plan: OneDNNPlan, vnni: bool) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
-    """The weight that the integers of an int8 op stand for.
+def _weight(plain: Model, op: EngineOp, plan: OneDNNPlan, vnni: bool) -> npt.NDArray[np.float32] | None:
+    """The weight that the integers of an int8 op stand for, in the model, whose batch norms are not folded.
 
-    The engine multiplies the float weight by its scales (levels per unit) and rounds to the nearest even integer.
+    The engine multiplies the float weight that it holds by its scales (levels per unit) and rounds to the nearest even
+    integer. Multiplied by 0.5 every odd integer lies between two: only the engine's own floats tell which it takes.
     """
-    if op.weight is None or op.weight_scales is None or op.weight not in model.params:
-        return
-    weight = engine_weight(model, op.weight)
-    fully_connected = op.type == "fc"
-    axis = weight.ndim - 1 if fully_connected else 0
-    if op.weight_scales.size not in (1, weight.shape[axis]):
-        return
-    scales = op.weight_scales.reshape([-1 if i == axis else 1 for i in range(weight.ndim)])
-    if not fully_connected and not np.allclose(scales, _own_scales(weight), rtol=1e-4):
-        scales = _own_scales(weight)  # the engine folded a batch norm into it: the grid of each channel is the same
-    if not (vnni or fully_connected or _input_is_unsigned(op, plan)):
+    if op.weight is None or op.weight_value is None or op.weight_scales is None or op.weight not in plain.params:
+        return None
+    held, weight = op.weight_value, plain.params[op.weight].astype(np.float32)
+    axis = held.ndim - 1 if op.type == "fc" else 0
+    if held.shape != weight.shape or op.weight_scales.size not in (1, held.shape[axis]):
+        return None
+    scales = _along(op.weight_scales, held.ndim, axis)
+    if not (vnni or op.type == "fc" or _input_is_unsigned(op, plan)):
         scales = scales * np.float32(0.5)
-    yield op.weight, (np.clip(np.rint(weight * scales), -128, 127) / scales).astype(np.float32)
+    rounded = np.clip(np.rint(held * scales), -128, 127) / scales
+    others = tuple(i for i in range(held.ndim) if i != axis)
+    square = (weight * weight).sum(axis=others, dtype=np.float64)
+    folded = (held * weight).sum(axis=others, dtype=np.float64) / np.where(square > 0, square, 1)
+    factor = np.where((square > 0) & (np.abs(folded) > 0) & ~np.isclose(folded, 1, rtol=1e-6), folded, 1)
+    made: npt.NDArray[np.float32] = (rounded / _along(factor, held.ndim, axis)).astype(np.float32)
+    return made
 
 
-def _own_scales(weight: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    top = np.abs(weight).max(axis=tuple(range(1, weight.ndim)), keepdims=True)
-    scales: npt.NDArray[np.float32] = (127 / np.where(top > 0, top, 1)).astype(np.float32)
-    return scales
+def _along(values: npt.NDArray[np.floating], rank: int, axis: int) -> npt.NDArray[np.floating]:
+    return values.reshape([-1 if i == axis else 1 for i in range(rank)])
 
 
 def _input_is_unsigned(op: EngineOp, plan: OneDNNPlan) -> bool:
     return any((plan.stored.get(name) or plan.quantized[name]).unsigned for name in op.reads)
 
 
-def saturating_share(model: Model, op: EngineOp, plan: OneDNNPlan) -> float:
+def saturating_share(op: EngineOp, plan: OneDNNPlan) -> float:
     """Share of the pairs of weights of an op that may leave 16 bits on a CPU without VNNI, which no simulation tells.
 
     There products with 8-bit inputs (of 255 levels, signed ones having been shifted) are added pair by pair, input
     channels 2i and 2i+1, in saturating 16 bits: ``vpmaddubsw`` (seen bit for bit with 2.6.2 and 3.3.1). Depthwise
     convolutions add nothing before 32 bits, and convolutions of signed inputs have halved weights.
     """
-    if not op.int8 or op.weight is None or op.weight_scales is None or op.weight not in model.params:
+    held, scales = op.weight_value, op.weight_scales
+    if held is None or scales is None:
         return 0.0
-    weight = engine_weight(model, op.weight)
     if op.type == "fc":
-        rows = (weight * op.weight_scales).T
-    elif weight.ndim == _CONV_RANK and weight.shape[1] > 1 and _input_is_unsigned(op, plan):
-        rows = np.moveaxis(weight * _own_scales(weight), 1, -1)
+        rows = (held * scales).T
+    elif held.ndim == _CONV_RANK and held.shape[1] > 1 and _input_is_unsigned(op, plan):
+        rows = np.moveaxis(held * _along(scales, held.ndim, 0), 1, -1)
     else:
         return 0.0
     levels = np.rint(rows[..., : rows.shape[-1] // 2 * 2])
     sums = levels[..., ::2] + levels[..., 1::2]
     return float(np.mean(np.abs(sums) * 255 > np.iinfo(np.int16).max)) if sums.size else 0.0
-
-
-def engine_weight(model: Model, name: str) -> npt.NDArray[np.float32]:
-    """A weight as the engine's passes make it float: ``float32(q / 127) * threshold``, in this order.
-
-    Source: quant_dequant_onednn_pass.cc, ConvertFromINT8ToFP32. The order decides where integers that are halved lie
-    exactly between two.
-    """
-    array = np.asarray(model.params[name])
-    site = next((s for s in find_sites(model) if s.role is Role.WEIGHT and s.value.name == name), None)
-    if site is None or site.storage is Storage.FLOAT:
-        return array.astype(np.float32)
-    axis = site.spec.axis
-    threshold = np.asarray(site.threshold, np.float32)
-    shape = [] if axis is None else [-1 if i == axis else 1 for i in range(array.ndim)]
-    made: npt.NDArray[np.float32] = (array.astype(np.float64) / 127).astype(np.float32) * threshold.reshape(shape)
-    return made
