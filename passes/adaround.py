@@ -85,8 +85,12 @@ def _rounded(model: Model, site: QuantSite, layer: Layer, table: MomentTable) ->
         return weight
     second = _second(table.of(layer, rows), layer, rows)
     chosen = best_rounding(rows, step, nearest, (site.spec.qmin, site.spec.qmax), second)
-    stored = dequantize(from_rows(chosen, op, weight.shape), site.threshold, site.spec)
-    # A threshold that is found from the weight itself must find it again: the largest weight stays to the last bit.
+    levels = from_rows(chosen, op, weight.shape)
+    stored = dequantize(levels, site.threshold, site.spec)
+    # A threshold that is found from the weight itself must be found again: what stands at it stays to the last bit, and
+    # nothing that is moved to the highest level may pass it by a rounding of float32.
+    at_end = np.abs(levels) == site.spec.qmax
+    stored = np.where(at_end, (np.sign(levels) * along).astype(np.float32), stored)
     return np.where(from_rows(kept, op, weight.shape), weight, stored)
 
 

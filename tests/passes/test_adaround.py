@@ -80,6 +80,19 @@ def test_stored_integers_are_the_chosen_ones_in_every_encoding(encoding):
     assert AdaRound(moments)(folded) is folded
 
 
+@pytest.mark.parametrize("bits", [3, 4, 6, 8])
+def test_thresholds_that_follow_from_the_weight_stay(bits):
+    model = Builder(seed=7).feed("x", [-1, 20]).matmul(200).model()
+    moments = collect_moments(model, [batch(model, 64)], engine="executor")
+    inserted = quantized(model, weight_bits=bits, encoding="D")
+    rounded = AdaRound(moments)(inserted)
+    before, after = (
+        next(site.threshold for site in find_sites(m) if site.role is Role.WEIGHT) for m in (inserted, rounded)
+    )
+    assert np.array_equal(before, after)
+    assert not np.array_equal(levels(rounded)["linear_0.w_0"], levels(inserted)["linear_0.w_0"])
+
+
 def test_only_chosen_layers_and_nothing_in_a_float_model():
     model = residual_net()
     moments = collect_moments(model, [batch(model)], engine="executor")
