@@ -11,7 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from qpass.ir.op import Attr
+from qpass.ir.op import Attr, Op
+from qpass.quant.layers import root
 from qpass.rewrite.apply import PatternPass
 from qpass.rewrite.edit import Edit
 from qpass.rewrite.pattern import Match, Miss, Node, Param, Pattern, Value
@@ -26,8 +27,8 @@ class _Bias(Pattern):
     )
 
     def check(self, match: Match) -> Miss | None:
-        conv = match.graph.writer(match.values["product"])
-        if conv is None or conv.type not in _CONV:
+        conv = _convolution(match)
+        if conv is None:
             return match.miss("what the bias is added to comes from no convolution", "sum")
         axis = 3 if conv.attr("data_format", "NCHW") == "NHWC" else 1
         bias = match.graph.decls[match.values["bias"].name]
@@ -44,11 +45,17 @@ class _Bias(Pattern):
         return None
 
     def rewrite(self, match: Match, e: Edit) -> None:
-        conv = match.graph.writer(match.values["product"])
+        conv = _convolution(match)
         last = conv is not None and conv.attr("data_format", "NCHW") == "NHWC"
         e.rewire(match.ops["sum"], "Y", 0, match.values["bias"].name)
         e.set_attr(match.ops["sum"].uid, "axis", Attr.int(3 if last else 1))
         e.remove(match.ops["reshape"])
+
+
+def _convolution(match: Match) -> Op | None:
+    """The convolution that the bias is added to, behind quantization ops too."""
+    conv = match.graph.writer(root(match.graph, match.values["product"]))
+    return conv if conv is not None and conv.type in _CONV else None
 
 
 @dataclass(frozen=True)

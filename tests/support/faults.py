@@ -12,7 +12,7 @@ from qpass.ir.dtype import DType
 from qpass.ir.graph import Decl
 from qpass.ir.model import Model
 from qpass.ir.op import Attr, Op
-from qpass.passes import ConvertEncoding, FoldBatchNorm, FoldQuant, StripQuant
+from qpass.passes import ConvertEncoding, FoldBatchNorm, FoldQuant, LegalizeOnednn, StripQuant
 from qpass.quant.encoding import declare_param
 from qpass.quant.layers import find_layers
 from qpass.rewrite.edit import Edit, edit
@@ -34,9 +34,12 @@ def float_net(*, folded: bool = True) -> Model:
     return FoldBatchNorm()(model) if folded else model
 
 
-def clean() -> Model:
-    """Nothing to find in it for any engine."""
-    return FoldQuant()(quantized(float_net()))
+def clean(target: str = "tensorrt") -> Model:
+    """Nothing to find in it for that engine; only oneDNN wants the weight of the product otherwise than the rest."""
+    inserted = quantized(float_net())
+    if target != "onednn":
+        return FoldQuant()(inserted)
+    return FoldQuant(layers=("conv2d_0.w_0", "depthwise_conv2d_0.w_0"))(LegalizeOnednn()(inserted))
 
 
 def changed(change: Callable[[Edit, Model], None], model: Model | None = None) -> Model:
@@ -89,12 +92,12 @@ def without_attr(name: str, kind: str) -> Model:
     return changed(lambda e, m: e.drop_attrs(next(op for op in m.graph.ops if op.type == kind), [name]) and None)
 
 
-def floats_for(name: str) -> Model:
+def floats_for(name: str, target: str) -> Model:
     def plant(e: Edit, m: Model) -> None:
         e.set_param(name, np.asarray(m.params[name]).astype(np.float32))
         e.redeclare(dataclasses.replace(e.decl(name), dtype=DType.FLOAT32))
 
-    return changed(plant)
+    return changed(plant, clean(target))
 
 
 def observed(kind: str) -> Model:
@@ -223,6 +226,37 @@ def half(*, weights: bool, activations: bool) -> Model:
     return quantized(whole, layers=(name,), weights=weights, activations=activations)
 
 
+def squeezed() -> Model:
+    """A convolution of what an average pool makes."""
+    b = Builder().feed("x", [-1, 3, 8, 8]).conv2d(4).relu().pool2d("avg", whole=True)
+    return FoldQuant()(quantized(b.conv2d(4, 1).model()))
+
+
+def reshaped() -> Model:
+    """A convolution whose two readers see it reshaped, and as it is."""
+    b = Builder().feed("x", [-1, 3, 8, 8]).conv2d(4).relu()
+    whole = b.current
+    b.declare("half", (-1, 2, 8, 8))
+    attrs = {
+        "axes": Attr.ints((1,)),
+        "starts": Attr.ints((0,)),
+        "ends": Attr.ints((2,)),
+        "decrease_axis": Attr.ints(()),
+    }
+    b.op("slice", {"Input": whole}, {"Out": "half"}, attrs)
+    part = b.conv2d(4).current
+    return FoldQuant()(quantized(b.at(whole).unary("tanh").add(part).model()))
+
+
+def reshaped_bias() -> Model:
+    b = Builder().feed("x", [-1, 3, 8, 8]).conv2d(4)
+    product, bias = b.current, b.param("conv2d_0.b_0", (4,))
+    b.declare("bias", (1, 4, 1, 1)).declare("bias.shape", (0, 4))
+    shape = {"shape": Attr.ints((1, 4, 1, 1))}
+    b.op("reshape2", {"X": bias}, {"Out": "bias", "XShape": "bias.shape"}, shape)
+    return FoldQuant()(quantized(b.at(product).add("bias").relu().model()))
+
+
 FAULTS: Mapping[str, tuple[Fault, ...]] = {
     "encoding-unsupported": (
         Fault("onednn", lambda: written_by_paddle("c")),
@@ -230,11 +264,11 @@ FAULTS: Mapping[str, tuple[Fault, ...]] = {
         Fault("tensorrt", lambda: ConvertEncoding(to="D")(clean())),
     ),
     "float-held-int8": (
-        Fault("onednn", lambda: floats_for("conv2d_0.w_0")),
-        Fault("tensorrt", lambda: floats_for("linear_0.w_0")),
+        Fault("onednn", lambda: floats_for("conv2d_0.w_0", "onednn")),
+        Fault("tensorrt", lambda: floats_for("linear_0.w_0", "tensorrt")),
     ),
     "weight-not-restored": (Fault("onednn", transposed),),
-    "channel-axis": (Fault("lite", wrong_axis), Fault("onednn", wrong_axis)),
+    "channel-axis": (Fault("lite", wrong_axis), Fault("tensorrt", wrong_axis)),
     "square-weight": (Fault("onednn", square),),
     "unhandled-op": (
         Fault("lite", lambda: observed("moving_average_abs_max_scale")),
@@ -271,5 +305,8 @@ FAULTS: Mapping[str, tuple[Fault, ...]] = {
         Fault("onednn", lambda: half(weights=False, activations=True)),
     ),
     "not-simulated": (Fault("onednn", lambda: with_attr("out_threshold", Attr.float(2.0), "pool2d")),),
+    "lent-scale": (Fault("onednn", squeezed), Fault("onednn", reshaped)),
+    "cut-product-weight": (Fault("onednn", clean),),
+    "bias-behind-reshape": (Fault("onednn", reshaped_bias),),
 }
 """Rule -> faults that it must find."""

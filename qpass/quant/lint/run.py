@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from qpass.ir.model import Model
+from qpass.quant.lint.engine_rules import ENGINE_RULES
 from qpass.quant.lint.placement_rules import PLACEMENT_RULES
 from qpass.quant.lint.rule import Finding, Fix, Rule, Subject
 from qpass.quant.lint.scale_rules import SCALE_RULES
 from qpass.quant.lint.spelling_rules import SPELLING_RULES
 from qpass.quant.presets import find_target
 
-RULES: tuple[Rule, ...] = (*SPELLING_RULES, *SCALE_RULES, *PLACEMENT_RULES)
+RULES: tuple[Rule, ...] = (*SPELLING_RULES, *SCALE_RULES, *PLACEMENT_RULES, *ENGINE_RULES)
 """Every rule. `lint` reports in this order."""
 
 _ORDER = (
@@ -24,6 +25,8 @@ _ORDER = (
     "fold-quant",
     "tie-concat-scales",
     "fold-batch-norm",
+    "fold-bias",
+    "legalize-onednn",
     "mark-skip-quant",
 )
 """Marks come last: which ops need one depends on what is left quantized."""

@@ -1,0 +1,74 @@
+"""Rules about what oneDNN's int8 engine makes of a file: scales of its own, and biases that it does not fuse."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from qpass.quant.layers import is_param, root
+from qpass.quant.lint.rule import Fix, Hit, Rule, Subject
+from qpass.quant.onednn_scales import cut_product_weights, lent_scales
+
+_LEGALIZE = Fix("legalize-onednn")
+_CONVOLUTIONS = ("conv2d", "depthwise_conv2d")
+
+
+def lent(subject: Subject) -> Iterator[Hit]:
+    """Scales that the engine lends to the value before an op."""
+    for value, sites in lent_scales(subject.model).items():
+        maker = subject.graph.writer(value)
+        kind = "" if maker is None else maker.type
+        yield Hit(subject.first_op(sites[0]), value.name, f"its scale is lent across {kind}", _LEGALIZE)
+
+
+def cut(subject: Subject) -> Iterator[Hit]:
+    """Weights of products that the engine quantizes along the wrong axis."""
+    for site in cut_product_weights(subject.model):
+        what = "the engine computes its scales over the wrong axis"
+        yield Hit(subject.first_op(site), site.value.name, what, _LEGALIZE)
+
+
+def reshaped_biases(subject: Subject) -> Iterator[Hit]:
+    """Biases of convolutions that are added through a reshape."""
+    graph = subject.graph
+    for op in graph.ops:
+        bias = graph.sole_read(op, "Y") if op.type == "elementwise_add" else None
+        reshape = graph.writer(bias) if bias is not None else None
+        if reshape is None or reshape.type not in ("reshape", "reshape2"):
+            continue
+        source, product = graph.sole_read(reshape, "X"), graph.sole_read(op, "X")
+        layer = graph.writer(root(graph, product)) if product is not None else None
+        if source is not None and is_param(graph, source) and layer is not None and layer.type in _CONVOLUTIONS:
+            yield Hit(op, source.name, "the bias is added through a reshape", Fix("fold-bias"))
+
+
+ENGINE_RULES = (
+    Rule(
+        "lent-scale",
+        ("onednn",),
+        "a quantized value comes from an average pool, or from a reshape2, transpose2, slice, split or interpolation "
+        "of a value that others read too",
+        "the engine gives the value before the same scale: behind a squeeze-and-excite pool the map is clipped to the "
+        "range of its means (ppocr_cls: 97.3 simulated, 55.5 in the engine)",
+        "compute_propagate_scales_onednn_pass.cc, UpdateScales; measured on 2.6.2 and 3.3.1",
+        "legalize-onednn",
+        lent,
+    ),
+    Rule(
+        "cut-product-weight",
+        ("onednn",),
+        "the weight of a product with a bias is quantized per channel, or stored as integers",
+        "the engine computes scales from runs of numbers that are no columns, and cuts what is larger",
+        "compute_propagate_scales_onednn_pass.cc, GetScales; measured on 2.6.2 and 3.3.1",
+        "legalize-onednn",
+        cut,
+    ),
+    Rule(
+        "bias-behind-reshape",
+        ("onednn",),
+        "the bias of a convolution is added through a reshape",
+        "it is not fused: it is added in an op of its own, in int8 where scales are known",
+        "conv_bias_onednn_fuse_pass.cc; seen on 2.6.2 and 3.3.1",
+        "fold-bias",
+        reshaped_biases,
+    ),
+)
