@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from qpass.runtime.calibrate import calibrate, calibrate_many
     from qpass.runtime.engines import get_engine
     from qpass.runtime.moments import collect_moments
+    from qpass.runtime.simulate import simulate
 
 _HOMES = {
     "AnalysisPTQ": "qpass.doors",
@@ -64,6 +65,7 @@ _HOMES = {
     "quantize": "qpass.api",
     "run": "qpass.rewrite.pipeline",
     "save": "qpass.formats.files",
+    "simulate": "qpass.runtime.simulate",
     "to_bytes": "qpass.formats.files",
 }
 
@@ -98,6 +100,7 @@ __all__ = [
     "quantize",
     "run",
     "save",
+    "simulate",
     "to_bytes",
 ]
 

@@ -31,6 +31,7 @@ PTQ_CONFIG = {
     "activation_bits": "activation_bits",
     "batch_nums": "batches",
     "engine": "engine",
+    "simulate": "simulate",
     "higher_is_better": "higher_is_better",
 }
 """Keys of `ptq_config` -> fields of `QuantOptions`."""
@@ -148,7 +149,7 @@ class AnalysisPTQ(_Analysis):
     ptq_config : mapping, optional
         ``algo`` (as in `qpass.quant.observers`), ``hist_percent``, ``compat``, ``weight_quantize_type``
         (channel_wise_abs_max, abs_max, channel_wise_mse, mse), ``quantizable_op_type``, ``weight_bits``,
-        ``activation_bits``, ``batch_nums``, ``engine``, ``higher_is_better``.
+        ``activation_bits``, ``batch_nums``, ``engine``, ``simulate``, ``higher_is_better``.
 
     Raises
     ------

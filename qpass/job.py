@@ -31,6 +31,7 @@ from qpass.quant.scales import ScaleTable
 from qpass.report.write import write_analysis, write_histograms, write_statistics, write_text
 from qpass.runtime.calibrate import calibrate
 from qpass.runtime.data import Batches
+from qpass.runtime.evaluating import float_engine
 
 if TYPE_CHECKING:
     from qpass.analysis.evaluate import Evaluate
@@ -204,7 +205,7 @@ class PTQJob(Job):
             compat=self.options.compat,
             options=self.options.observer_options,
             weight_bits=self.options.weight_bits,
-            engine=self.options.engine,
+            engine=float_engine(self.options.engine),
             op_types=self.options.op_types,
             batches=self.options.batches,
         )
@@ -251,6 +252,7 @@ class PTQJob(Job):
             evaluate=self.evaluate,
             data=self.source,
             engine=self.options.engine,
+            simulate=self.options.simulate,
             op_types=self.options.op_types,
             weight_bits=self.options.weight_bits,
             activation_bits=self.options.activation_bits,
@@ -265,7 +267,7 @@ class PTQJob(Job):
             self.model,
             source,
             scales=self.scales,
-            engine=self.options.engine,
+            engine=float_engine(self.options.engine),
             op_types=self.options.op_types,
             weight_bits=self.options.weight_bits,
             activation_bits=self.options.activation_bits,
@@ -342,6 +344,7 @@ class QATJob(Job):
             evaluate=self.evaluate,
             data=self.source,
             engine=self.options.engine,
+            simulate=self.options.simulate,
             op_types=self.options.op_types,
             restore=self.restore,
             mapping=self.mapping,
@@ -353,7 +356,9 @@ class QATJob(Job):
         )
 
     def _collect(self, source: Batches) -> Sequence[TensorStatistics]:
-        return collect_statistics(self.model, source, engine=self.options.engine, op_types=self.options.op_types)
+        return collect_statistics(
+            self.model, source, engine=float_engine(self.options.engine), op_types=self.options.op_types
+        )
 
 
 def default_skip_list(result: AnalysisResult) -> list[str]:

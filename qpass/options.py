@@ -12,8 +12,9 @@ from qpass.quant.observer_options import DEFAULT_OPTIONS, ObserverOptions
 from qpass.quant.observers import algorithm
 from qpass.quant.weight_observers import WEIGHT_ALGOS
 from qpass.runtime.engines import ENGINES
+from qpass.runtime.simulate import check_simulation
 
-_OPTIONAL: Mapping[str, type] = {"batches": int, "compat": str}
+_OPTIONAL: Mapping[str, type] = {"batches": int, "compat": str, "simulate": str}
 _KINDS = {str: "a name", int: "a whole number", float: "a number", bool: "True or False", tuple: "a sequence of names"}
 
 
@@ -35,7 +36,9 @@ class QuantOptions:
     batches : int or None
         Calibrate on that many batches only.
     engine : str
-        ``inference``, ``executor`` or ``gpu``.
+        ``inference``, ``executor`` or ``gpu``; ``int8`` evaluates quantized models in int8, the rest is ``inference``.
+    simulate : {None, "onednn"}
+        Evaluate what `qpass.simulate` makes of each quantized model.
     higher_is_better : bool
         Direction of the metric.
 
@@ -54,6 +57,7 @@ class QuantOptions:
     compat: str | None = None
     batches: int | None = None
     engine: str = "inference"
+    simulate: str | None = None
     higher_is_better: bool = True
 
     def __post_init__(self) -> None:
@@ -69,6 +73,10 @@ class QuantOptions:
                 raise UsageError(f"{name} is {bits}, expected 2 to 16")
         if self.batches is not None and self.batches < 1:
             raise UsageError(f"the number of batches is {self.batches}, expected a number >= 1")
+        if self.simulate is not None:
+            check_simulation(self.simulate)
+            if self.engine == "int8":
+                raise UsageError("simulate does not go with engine='int8'", hint="leave one of them out")
         algorithm(self.algo, self.observer_options, self.compat)
         families(self.op_types)
 

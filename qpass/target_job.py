@@ -17,7 +17,7 @@ from qpass.ir.model import Model
 from qpass.job import Job
 from qpass.report.target import OUTCOMES, summary
 from qpass.report.write import write_target
-from qpass.runtime.engines import get_engine
+from qpass.runtime.evaluating import evaluating_engine
 
 TARGET_CHECKPOINT = "target_checkpoint.jsonl"
 
@@ -86,7 +86,10 @@ def find_target(job: Job, target_metric: float, on_trial: Callable[[Trial], None
     target = check_target(target_metric)
     layers = job.layers
     measuring = evaluation(
-        job.evaluate, reference=job.reference, data=job.source, engine=get_engine(job.options.engine)
+        job.evaluate,
+        reference=job.reference,
+        data=job.source,
+        engine=evaluating_engine(job.options.engine, job.options.simulate),
     )
     header = {
         "mode": f"{job.mode} target",

@@ -21,7 +21,7 @@ from qpass.quant.scales import ScaleTable, key
 from qpass.runtime.calibrate import calibrate
 from qpass.runtime.data import Batches, Data
 from qpass.runtime.engine import Engine
-from qpass.runtime.engines import get_engine
+from qpass.runtime.evaluating import evaluating_engine
 
 
 def analyze_ptq(
@@ -31,6 +31,7 @@ def analyze_ptq(
     evaluate: Evaluate | None = None,
     data: Data | None = None,
     engine: str | Engine = "inference",
+    simulate: str | None = None,
     op_types: Sequence[str] = DEFAULT_OP_TYPES,
     weight_bits: int = 8,
     activation_bits: int = 8,
@@ -56,7 +57,9 @@ def analyze_ptq(
     data : Data, optional
         Batches to compare outputs on, for ``evaluate=None``; default the calibration data.
     engine : str or Engine
-        What runs the models.
+        What runs the models; ``int8`` runs the float ones as ``inference`` does.
+    simulate : {None, "onednn"}
+        Measure in place of each quantized model what `qpass.simulate` makes of it.
     op_types : sequence of str
         Op types whose layers are examined; `mul`, `matmul` and `matmul_v2` are one family.
     weight_bits, activation_bits : int
@@ -91,7 +94,7 @@ def analyze_ptq(
         raise UsageError("the model is quantized already", hint="analyze_qat examines quantized models")
     if not layers:
         raise UsageError(f"the model has no layer of the op types {', '.join(op_types)}")
-    runner = get_engine(engine)
+    runner = evaluating_engine(engine, simulate)
     if not isinstance(scales, ScaleTable):
         source = Batches.of(model, scales)
         data = source if data is None else data

@@ -22,7 +22,7 @@ from qpass.quant.site import QuantSite, Role, Storage
 from qpass.rewrite.edit import edit
 from qpass.runtime.data import Batches, Data
 from qpass.runtime.engine import Engine
-from qpass.runtime.engines import get_engine
+from qpass.runtime.evaluating import evaluating_engine
 
 _RESTORE = ("float", "self")
 
@@ -34,6 +34,7 @@ def analyze_qat(
     evaluate: Evaluate | None = None,
     data: Data | None = None,
     engine: str | Engine = "inference",
+    simulate: str | None = None,
     op_types: Sequence[str] = DEFAULT_OP_TYPES,
     restore: str = "float",
     mapping: Mapping[str, str] | None = None,
@@ -55,7 +56,7 @@ def analyze_qat(
     float_model : Model or None
         Its float twin; layers may have other names, see `align`. None only with ``restore="self"``: then outputs are
         compared with those of the quantized model with everything stripped.
-    evaluate, data, engine, op_types, higher_is_better, checkpoint, resume, progress
+    evaluate, data, engine, simulate, op_types, higher_is_better, checkpoint, resume, progress
         As in `analyze_ptq`; without `evaluate` there must be `data`.
     restore : {"float", "self"}
         What the layer's weight becomes: the float model's, or the quantized model's own latent float weight, so that
@@ -89,7 +90,7 @@ def analyze_qat(
     layers = quantized_layers(quantized, sites, op_types)
     weights = _Weights(quantized, float_model, restore, mapping)
     weights.check(layer.name for layer in layers)
-    runner = get_engine(engine)
+    runner = evaluating_engine(engine, simulate)
     twin = float_model if float_model is not None else StripQuant()(quantized)
     if evaluate is None:
         check_interface(quantized, twin)

@@ -69,7 +69,21 @@ def add_quantizers(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--compat", choices=sorted(COMPAT), help="the framework's own version of --algo")
     parser.add_argument("--batches", type=positive, metavar="N", help="calibrate on the first N batches only")
     parser.add_argument("--op-types", action="append", metavar="TYPES", help="op types, by commas")
-    parser.add_argument("--engine", choices=("inference", "executor", "gpu"), default="inference")
+    parser.add_argument(
+        "--engine",
+        choices=("inference", "executor", "gpu", "int8"),
+        default="inference",
+        help="what runs the models (default inference); int8: quantized ones in int8, the others by inference",
+    )
+
+
+def add_simulate(parser: argparse._ActionsContainer) -> None:
+    """The --simulate option."""
+    parser.add_argument(
+        "--simulate",
+        metavar="TARGET",
+        help="measure quantized models as the int8 engine of TARGET computes them (onednn), simulated",
+    )
 
 
 def positive(text: str) -> int:

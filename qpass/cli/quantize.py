@@ -55,6 +55,7 @@ def execute(args: argparse.Namespace) -> int:
     from qpass.quant.scales import ScaleTable
     from qpass.runtime.calibrate import calibrate
     from qpass.runtime.data import load_data
+    from qpass.runtime.evaluating import float_engine
 
     if (args.data is None) == (args.scales is None):
         raise UsageError("give exactly one of --data and --scales")
@@ -88,7 +89,7 @@ def execute(args: argparse.Namespace) -> int:
             weight_algo=args.weight_algo or "channel_wise_abs_max",
             compat=args.compat,
             options=DEFAULT_OPTIONS if args.hist_percent is None else ObserverOptions(hist_percent=args.hist_percent),
-            engine=args.engine,
+            engine=float_engine(args.engine),
             op_types=op_types,
             batches=args.batches,
         )

@@ -7,11 +7,11 @@ import json
 from pathlib import Path
 
 from qpass.cli.analyze import SweepInterruptedError
-from qpass.cli.common import OBSERVING, finite, load_model, print_json, size, split_names
+from qpass.cli.common import OBSERVING, add_simulate, finite, load_model, print_json, size, split_names
 from qpass.errors import UsageError
 
 RESULTS = "analysis_results"
-_WITH_TARGET = ("eval", "lower_is_better", "results", "resume")
+_WITH_TARGET = ("eval", "lower_is_better", "results", "resume", "simulate")
 
 
 def add_target(parser: argparse.ArgumentParser) -> None:
@@ -31,6 +31,7 @@ def add_target(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--eval", metavar="M:F", help="module:function, see README; higher is better")
     group.add_argument("--lower-is-better", action="store_true", help="the metric is a loss")
+    add_simulate(group)
     group.add_argument(
         "--results", metavar="DIR", help=f"folder for reports, ranking and checkpoints (default {RESULTS})"
     )
@@ -82,7 +83,7 @@ def _search(args: argparse.Namespace) -> int:
     from qpass.target_job import reach_target
 
     model = load_model(args)
-    given = {name: getattr(args, name) for name in ("algo", "weight_algo", *OBSERVING, "engine")}
+    given = {name: getattr(args, name) for name in ("algo", "weight_algo", *OBSERVING, "engine", "simulate")}
     options = QuantOptions.checked(
         {**given, "op_types": split_names(args.op_types) or None, "higher_is_better": not args.lower_is_better}
     )

@@ -52,9 +52,20 @@ def simulate(model: Model, target: str = "onednn", *, vnni: bool | None = None) 
     EngineError
         If the engine refuses the model, or runs nothing of it in int8.
     """
+    check_simulation(target)
+    return apply_plan(model, onednn_plan(model), vnni=has_vnni() if vnni is None else vnni)
+
+
+def check_simulation(target: str) -> None:
+    """Refuse a target that cannot be simulated.
+
+    Raises
+    ------
+    UsageError
+        Which ones there are.
+    """
     if target not in SIMULATIONS:
         raise UsageError(f"there is no simulation of {target!r}, expected one of {', '.join(SIMULATIONS)}")
-    return apply_plan(model, onednn_plan(model), vnni=has_vnni() if vnni is None else vnni)
 
 
 def has_vnni() -> bool:
