@@ -121,7 +121,7 @@ class ConvertEncoding(Pass):
                 if site is None:
                     continue
                 if site.observer_only and self.to in "AD":
-                    mark_threshold(e, stripped.graph, site)
+                    mark_threshold(e, stripped.graph, site.value, site.threshold)
                 elif site.ops in held:
                     sites.append(_hold(e, stripped.graph, site, held[site.ops]))
                 else:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from qpass.errors import PassError, QuantError
-from qpass.ir.graph import Use, ValueRef
+from qpass.ir.graph import ValueRef
 from qpass.ir.model import Model
-from qpass.quant.encodings import SPELLERS, find_sites
-from qpass.quant.layers import DEFAULT_OP_TYPES, Layer, find_layers, select
-from qpass.quant.marks import mark
+from qpass.quant.encodings import SPELLERS
+from qpass.quant.layers import DEFAULT_OP_TYPES
+from qpass.quant.marks import mark, mark_threshold
+from qpass.quant.points import Points, find_points
+from qpass.quant.recipe import Override, Recipe
 from qpass.quant.scales import ScaleTable, key
 from qpass.quant.site import QuantSite, Role
 from qpass.quant.spec import QuantSpec
@@ -26,30 +29,38 @@ class InsertQuant(Pass):
     """Quantize layers: a pair for each activation value, and one for each weight.
 
     Only operands of these layers read quantized values; other consumers of an activation stay on the float value.
-    Layers that are quantized already are left as they are.
+    What is quantized already is left as it is. Values that a concatenation ties together get the largest of their
+    thresholds.
 
     Parameters
     ----------
     scales : ScaleTable or str
-        Thresholds, or the path of a JSON file of them.
+        Thresholds, or the path of a file of them.
     layers : tuple of str
         Layers by weight name; empty is all.
     skip : tuple of str
-        Layers that stay in float.
+        What stays in float: names of weights, activations or outputs, or regular expressions (`qpass.quant.skip`).
     op_types : tuple of str
         Op types whose families are quantized.
+    activation_op_types : tuple of str
+        Op types without weights whose input activations are quantized too.
     weight_bits, activation_bits : int
+    overrides : tuple of str
+        Other bits for some ops: ``NAME:w4``, ``NAME:a16``, ``NAME:w4a16``; a name as in `skip`.
     encoding : str
-        ``B`` (quantize_linear and dequantize_linear) or ``D`` (fake quantization in one op).
+        One of ``A``, ``B``, ``C`` and ``D``.
+    outputs : bool
+        Whether outputs of quantized ops keep their thresholds too: as pairs that only observe (B and C), or as
+        attributes of the ops (A and D). The table must have them.
     weights, activations : bool
         Whether to quantize them.
 
     Raises
     ------
     QuantError
-        If there is no layer of a name, or the table lacks a tensor.
+        If there is no layer of a name, nothing of a name to skip, or the table lacks a tensor.
     PassError
-        If `encoding` is neither.
+        If there is no such encoding.
     """
 
     scales: ScaleTable | str
@@ -61,78 +72,81 @@ class InsertQuant(Pass):
     encoding: str = "B"
     weights: bool = True
     activations: bool = True
+    activation_op_types: tuple[str, ...] = ()
+    overrides: tuple[str, ...] = ()
+    outputs: bool = False
 
     def __post_init__(self) -> None:
         if self.encoding not in SPELLERS:
             raise PassError(f"encoding {self.encoding!r}, expected one of {', '.join(SPELLERS)}", where="InsertQuant")
-        QuantSpec(self.weight_bits)
-        QuantSpec(self.activation_bits)
+        self.recipe  # noqa: B018 - it checks itself
 
-    def run(self, model: Model) -> Model:
-        """The quantized model, or `model` itself when no layer was chosen."""
-        chosen = self._chosen(model)
-        if not chosen:
-            return model
-        table = ScaleTable.load(self.scales) if isinstance(self.scales, str) else self.scales
-        sites = [*self._activations(model, chosen, table), *self._weights(model, chosen, table)]
-        with edit(model) as e:
-            SPELLERS[self.encoding].spell(e, model.graph, sites)
-            for uid in dict.fromkeys(use.op for site in sites for use in site.uses):
-                mark(e, uid)
-        return e.model
-
-    def _chosen(self, model: Model) -> tuple[Layer, ...]:
-        found = find_layers(model, self.op_types)
-        out = {layer.name for layer in select(find_layers(model), self.skip)}
-        quantized = {use for site in find_sites(model) for use in site.uses}
-        return tuple(
-            layer
-            for layer in (select(found, self.layers) if self.layers else found)
-            if layer.name not in out and not any({op.weight, op.activation} & quantized for op in layer.ops)
+    @property
+    def recipe(self) -> Recipe:
+        """What is quantized, and with how many bits."""
+        return Recipe(
+            op_types=self.op_types,
+            activation_op_types=self.activation_op_types,
+            weight_bits=self.weight_bits,
+            activation_bits=self.activation_bits,
+            skip=self.skip,
+            overrides=tuple(Override.parse(text) for text in self.overrides),
+            outputs=self.outputs,
         )
 
-    def _activations(self, model: Model, chosen: Sequence[Layer], table: ScaleTable) -> list[QuantSite]:
-        if not self.activations:
-            return []
-        graph = model.graph
-        uses: dict[ValueRef, list[Use]] = {}
-        for use in sorted(
-            (op.activation for layer in chosen for op in layer.ops), key=lambda use: graph.position[use.op]
-        ):
-            uses.setdefault(graph.read(graph.by_uid[use.op], use.slot, use.index), []).append(use)
-        spec = QuantSpec(self.activation_bits)
-        return [
-            self._site(
-                Role.ACTIVATION, ref, readers, _threshold(table.activations, key(graph, ref), "activation"), spec
+    def run(self, model: Model) -> Model:
+        """The quantized model, or `model` itself when nothing was chosen."""
+        points = find_points(model, self.recipe, self.layers)
+        wanted = [s for s in points.sites if (self.weights if s.role is Role.WEIGHT else self.activations)]
+        if not wanted:
+            return model
+        table = ScaleTable.load(self.scales) if isinstance(self.scales, str) else self.scales
+        thresholds = _Thresholds(model, table, points)
+        sites = [self._scaled(model, table, site, thresholds) for site in wanted]
+        observers = [self._scaled(model, table, site, thresholds) for site in points.observers]
+        inserted = sites if self.encoding in "AD" else [*sites, *observers]
+        with edit(model) as e:
+            SPELLERS[self.encoding].spell(e, model.graph, inserted)
+            for uid in dict.fromkeys(use.op for site in sites for use in site.uses):
+                mark(e, uid)
+            if self.encoding in "AD":
+                for ref in points.outputs:
+                    mark_threshold(e, model.graph, ref, thresholds[ref])
+        return e.model
+
+    def _scaled(self, model: Model, table: ScaleTable, site: QuantSite, thresholds: _Thresholds) -> QuantSite:
+        if site.role is Role.ACTIVATION:
+            return dataclasses.replace(site, threshold=thresholds[site.value], encoding=self.encoding)
+        name = site.value.name
+        threshold = _find(table.weights, name, "weight")
+        axis = table.weight_axes[name]
+        shape = model.graph.decls[name].shape
+        if threshold.size != (1 if axis is None else shape[axis] if 0 <= axis < len(shape) else 0):
+            raise QuantError(
+                f"{threshold.size} thresholds on axis {axis}, but the weight has shape {list(shape)}",
+                where=f"weight {name!r}",
+                hint="the scale table belongs to another model; calibrate this one",
             )
-            for ref, readers in uses.items()
+        spec = QuantSpec(site.spec.bits, axis)
+        return dataclasses.replace(site, threshold=threshold, spec=spec, encoding=self.encoding)
+
+
+class _Thresholds:
+    """Thresholds of activations by value, tied ones the largest of their group."""
+
+    def __init__(self, model: Model, table: ScaleTable, points: Points) -> None:
+        self._graph = model.graph
+        self._table = table.activations
+        self._tied: Mapping[ValueRef, tuple[ValueRef, ...]] = {ref: group for group in points.ties for ref in group}
+
+    def __getitem__(self, ref: ValueRef) -> np.ndarray:
+        found = [
+            _find(self._table, key(self._graph, other), "activation") for other in self._tied.get(ref, (ref,))
         ]
-
-    def _weights(self, model: Model, chosen: Sequence[Layer], table: ScaleTable) -> list[QuantSite]:
-        if not self.weights:
-            return []
-        sites = []
-        for layer in chosen:
-            threshold = _threshold(table.weights, layer.name, "weight")
-            axis = table.weight_axes[layer.name]
-            shape = model.graph.decls[layer.name].shape
-            if threshold.size != (1 if axis is None else shape[axis] if 0 <= axis < len(shape) else 0):
-                raise QuantError(
-                    f"{threshold.size} thresholds on axis {axis}, but the weight has shape {list(shape)}",
-                    where=f"weight {layer.name!r}",
-                    hint="the scale table belongs to another model; calibrate this one",
-                )
-            spec = QuantSpec(self.weight_bits, axis)
-            sites.append(self._site(Role.WEIGHT, layer.weight, [op.weight for op in layer.ops], threshold, spec))
-        return sites
-
-    def _site(
-        self, role: Role, ref: ValueRef, uses: Iterable[Use], threshold: np.ndarray, spec: QuantSpec
-    ) -> QuantSite:
-        return QuantSite(role, ref, tuple(uses), threshold, spec, self.encoding, ops=())
+        return np.asarray(max(found), np.float32)
 
 
-def _threshold(thresholds: Mapping[str, float] | Mapping[str, np.ndarray], name: str, what: str) -> np.ndarray:
+def _find(thresholds: Mapping[str, float] | Mapping[str, np.ndarray], name: str, what: str) -> np.ndarray:
     if name not in thresholds:
         near = difflib.get_close_matches(name, list(thresholds), 1)
         raise QuantError(

@@ -12,9 +12,8 @@ import re
 
 import numpy as np
 
-from qpass.ir.graph import Graph
+from qpass.ir.graph import Graph, ValueRef
 from qpass.ir.op import Attr, Op
-from qpass.quant.site import QuantSite
 from qpass.rewrite.edit import Edit
 
 _TYPE = "quantization_type"
@@ -45,18 +44,18 @@ def unmark(e: Edit, uid: int) -> None:
         e.set_attr(uid, _TYPE, Attr(op.attrs[_TYPE].kind, str(value).removeprefix(_OVER)))
 
 
-def mark_threshold(e: Edit, graph: Graph, site: QuantSite) -> None:
+def mark_threshold(e: Edit, graph: Graph, ref: ValueRef, threshold: np.ndarray) -> None:
     """Write the threshold of an op's result on the op, as the framework does under encoding A.
 
     Nothing is written where no op but a `feed` makes the value. Source: post_training_quantization.py,
     _save_output_threshold.
     """
-    made = graph.definition(site.value)
+    made = graph.definition(ref)
     if made is None or graph.by_uid[made.op].type == "feed":
         return
-    threshold = Attr.float(float(np.float32(site.threshold)))
-    e.set_attr(made.op, f"{made.slot}{made.index}_threshold", threshold)
-    e.set_attr(made.op, "out_threshold", threshold)
+    attr = Attr.float(float(np.float32(threshold)))
+    e.set_attr(made.op, f"{made.slot}{made.index}_threshold", attr)
+    e.set_attr(made.op, "out_threshold", attr)
     e.set_attr(made.op, "with_quant_attr", Attr.bool(True))
 
 
