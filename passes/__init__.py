@@ -19,6 +19,7 @@ from qpass.passes.legalize_onednn import LegalizeOnednn
 from qpass.passes.mark_skip_quant import MarkSkipQuant
 from qpass.passes.mend_pairs import MendPairs
 from qpass.passes.mend_scales import MendScales
+from qpass.passes.quantize_weights import QuantizeWeights
 from qpass.passes.remove_unused import RemoveUnused
 from qpass.passes.strip_quant import StripQuant
 from qpass.passes.tie_concat_scales import TieConcatScales
@@ -44,6 +45,7 @@ REGISTRY: tuple[type[Pass], ...] = (
     MarkSkipQuant,
     MendPairs,
     MendScales,
+    QuantizeWeights,
     RemoveUnused,
     StripQuant,
     TieConcatScales,
@@ -84,6 +86,7 @@ __all__ = [
     "MarkSkipQuant",
     "MendPairs",
     "MendScales",
+    "QuantizeWeights",
     "RemoveUnused",
     "StripQuant",
     "TieConcatScales",
