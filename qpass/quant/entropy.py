@@ -28,9 +28,9 @@ def entropy_bin(counts: np.ndarray, levels: int) -> int:
     """
     middle = counts.size // 2
     before = np.concatenate(([0], np.cumsum(counts)))
-    reach = np.arange(levels // 2, middle + 1)
+    reach = range(levels // 2, middle + 1)
     divergences = [_divergence(counts, before, middle - i, min(middle + i + 1, counts.size), levels) for i in reach]
-    return min(int(reach[np.argmin(divergences)]) + 1, middle)
+    return min(reach[int(np.argmin(divergences))] + 1, middle)
 
 
 def _divergence(counts: np.ndarray, before: np.ndarray, start: int, end: int, levels: int) -> float:
