@@ -1,0 +1,87 @@
+"""Files for which the int8 engine computes something else than was simulated, and LegalizeOnednn, which mends them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from support.build import Builder
+from support.onednn import batch, calibrated, conv, image, run, sqnr
+
+from qpass.ir.model import Model
+from qpass.ir.params import Params
+from qpass.passes import LegalizeOnednn
+from qpass.runtime.onednn_plan import onednn_plan
+
+
+def squeeze_and_excite() -> Model:
+    """The means of a map, which are small, are quantized; a convolution makes the map, and a float op reads it too."""
+    b = conv(image().relu())
+    b.relu()
+    h = b.current
+    conv(b.pool2d("avg", whole=True), seed=1)
+    gate = b.unary("sigmoid").current
+    b.at(h)
+    b.declare("gated", b.shape(h)).op("elementwise_mul", {"X": h, "Y": gate}, {"Out": "gated"})
+    return calibrated(b.model())
+
+
+def product_of_uneven_columns() -> Model:
+    """The columns of a weight differ by up to a hundred; the engine takes its scales from runs of memory instead."""
+    b = Builder().feed("x", [-1, 16]).relu()
+    weight = np.random.default_rng(1).standard_normal((16, 6)).astype(np.float32)
+    weight[1::2] = 0
+    weight[:6] *= 0.01
+    b.matmul(6, weight=b.param("linear_0.w_0", weight))
+    return calibrated(b.add(b.param("linear_0.b_0", (6,))).model())
+
+
+@pytest.mark.parametrize(
+    ("plant", "before", "after"),
+    [(squeeze_and_excite, 15.0, 35.0), (product_of_uneven_columns, 15.0, 35.0)],
+)
+def test_traps_and_the_pass_that_ends_them(plant: Callable[[], Model], before: float, after: float) -> None:
+    model = plant()
+    x = batch(model)
+    assert sqnr(run(model, x, "int8"), run(model, x)) < before
+    legal = LegalizeOnednn()(model)
+    assert sqnr(run(legal, x, "int8"), run(legal, x)) > after
+
+
+def test_an_average_pool_lends_the_range_of_its_means() -> None:
+    model = squeeze_and_excite()
+    means = float(np.asarray(model.params["pool2d_0.tmp_0@scale"])[0])
+    assert onednn_plan(model).stored["relu_1.tmp_0"].threshold == pytest.approx(means)
+    assert np.abs(run(model, batch(model), "executor", "relu_1.tmp_0")).max() > 3 * means
+    plan = onednn_plan(LegalizeOnednn()(model))
+    assert "relu_1.tmp_0" not in {**plan.stored, **plan.quantized}
+    assert plan.quantized["pool2d_0.tmp_0.copy"].threshold == pytest.approx(means)
+
+
+def test_scales_of_a_product_come_from_runs_of_memory() -> None:
+    model = product_of_uneven_columns()
+    (op,) = (op for op in onednn_plan(model).ops if op.int8)
+    assert op.type == "fc"
+    assert op.weight_value is not None
+    assert op.weight_scales is not None
+    runs = op.weight_value.reshape(-1)[: 6 * 16].reshape(6, 16)
+    np.testing.assert_allclose(op.weight_scales, 127 / np.abs(runs).max(1), rtol=1e-5)
+    (op,) = (op for op in onednn_plan(LegalizeOnednn()(model)).ops if op.int8)
+    assert op.weight_value is not None
+    assert op.weight_scales is not None
+    np.testing.assert_allclose(op.weight_scales, 127 / np.abs(op.weight_value).max(), rtol=1e-5)
+
+
+def test_a_legal_model_is_left_alone() -> None:
+    for plant in (squeeze_and_excite, product_of_uneven_columns):
+        legal = LegalizeOnednn()(plant())
+        assert LegalizeOnednn()(legal) is legal
+
+
+def test_plans_do_not_depend_on_the_values_of_weights() -> None:
+    """Except by the scales of weights: what is int8 follows from the program and the scales of activations."""
+    model = squeeze_and_excite()
+    twice = {n: a * np.float32(2) if n.endswith("w_0@scale") else np.asarray(a) for n, a in model.params.items()}
+    assert onednn_plan(model).same_as(onednn_plan(dataclasses.replace(model, params=Params(twice))))
