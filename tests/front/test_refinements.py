@@ -10,10 +10,12 @@ from support.quantized import quantized, residual_net
 from qpass.errors import UsageError
 from qpass.formats.files import load
 from qpass.ir.model import Model
-from qpass.passes import FoldQuant, WeightCorrection
+from qpass.passes import FoldQuant, InsertQuant, WeightCorrection
 from qpass.quant.encodings import find_sites
 from qpass.quant.site import Role, Storage
-from qpass.refine import check_refinements, post_training_quantize, prepare_float, refine
+from qpass.options import QuantOptions
+from qpass.post_training import post_training_quantize
+from qpass.refine import check_refinements, prepare_float, refine
 from qpass.runtime.engines import get_engine
 
 X = np.random.default_rng(0).normal(size=(8, 3, 8, 8)).astype(np.float32)
@@ -22,6 +24,21 @@ X = np.random.default_rng(0).normal(size=(8, 3, 8, 8)).astype(np.float32)
 def outputs(model: Model, x: np.ndarray) -> np.ndarray:
     session = get_engine("inference").session(FoldQuant("float")(model))
     return session.run({session.feed_names[0]: x})[0].astype(np.float64)
+
+
+def quantized_by(
+    model: Model,
+    data: np.ndarray,
+    *,
+    equalize: bool = False,
+    skip: tuple[str, ...] = (),
+    bits: int = 8,
+    **options: object,
+) -> Model:
+    """Prepared, calibrated, quantized, refined and folded."""
+    prepared = prepare_float(model, equalize=equalize)
+    inserted = InsertQuant(calibrate(prepared, data), skip=skip, weight_bits=bits)(prepared)
+    return FoldQuant()(refine(inserted, prepared, data, **options))  # type: ignore[arg-type]
 
 
 def same(a: Model, b: Model) -> bool:
@@ -35,7 +52,8 @@ def test_four_bits_on_resnet8():
     true = outputs(model, x)
 
     def sqnr(**options: object) -> float:
-        made = post_training_quantize(model, calibration, weight_bits=4, **options)  # type: ignore[arg-type]
+        given = QuantOptions.checked({"weight_bits": 4, "fold_batch_norm": True, **options})
+        made = post_training_quantize(model, calibration, given).model
         return float(10 * np.log10((true**2).sum() / ((true - outputs(made, x)) ** 2).sum()))
 
     plain, corrected, rounded = sqnr(), sqnr(bias_correction=True), sqnr(round_type="adaround")
@@ -46,9 +64,8 @@ def test_four_bits_on_resnet8():
 
 
 def test_all_refinements_give_stored_integers():
-    made = post_training_quantize(
-        residual_net(), X, round_type="adaround", bias_correction=True, equalize=True, skip_tensor_list=["linear_1.w_0"]
-    )
+    options = QuantOptions(round_type="adaround", bias_correction=True, equalize=True, skip=("linear_1.w_0",))
+    made = post_training_quantize(residual_net(), X, options).model
     weights = {site.value.name: site for site in find_sites(made) if site.role is Role.WEIGHT}
     assert sorted(weights) == ["conv2d_0.w_0", "conv2d_1.w_0", "depthwise_conv2d_0.w_0", "linear_0.w_0"]
     assert all(site.storage is Storage.INT for site in weights.values())
@@ -76,11 +93,13 @@ def test_the_frameworks_correction_is_found_by_name():
 
 
 def test_wrong_options_are_told():
+    model = prepare_float(residual_net())
+    inserted = quantized(model)
     with pytest.raises(UsageError, match="unknown round_type 'up', expected one of round, adaround"):
-        post_training_quantize(residual_net(), X, round_type="up")
+        refine(inserted, model, X, round_type="up")
     with pytest.raises(UsageError, match="unknown bias_correction 'yes'"):
-        post_training_quantize(residual_net(), X, bias_correction="yes")
+        refine(inserted, model, X, bias_correction="yes")
     with pytest.raises(UsageError, match="undoes adaround"):
-        post_training_quantize(residual_net(), X, round_type="adaround", bias_correction="paddle")
+        refine(inserted, model, X, round_type="adaround", bias_correction="paddle")
     with pytest.raises(UsageError, match="quantized already"):
         prepare_float(quantized(residual_net()))
