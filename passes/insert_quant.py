@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
-from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
-
 from qpass.errors import PassError, QuantError
-from qpass.ir.graph import ValueRef
 from qpass.ir.model import Model
 from qpass.quant.encodings import SPELLERS
 from qpass.quant.layers import DEFAULT_OP_TYPES
 from qpass.quant.marks import mark, mark_threshold
-from qpass.quant.points import Points, find_points
+from qpass.quant.points import find_points
 from qpass.quant.recipe import Override, Recipe
-from qpass.quant.scales import ScaleTable, key
+from qpass.quant.scales import ScaleTable
 from qpass.quant.site import QuantSite, Role
 from qpass.quant.spec import QuantSpec
+from qpass.quant.thresholds import Thresholds, threshold_of
 from qpass.rewrite.edit import edit
 from qpass.rewrite.passes import Pass
 
@@ -101,7 +97,7 @@ class InsertQuant(Pass):
         if not wanted:
             return model
         table = ScaleTable.load(self.scales) if isinstance(self.scales, str) else self.scales
-        thresholds = _Thresholds(model, table, points)
+        thresholds = Thresholds(model.graph, table, points.ties)
         sites = [self._scaled(model, table, site, thresholds) for site in wanted]
         observers = [self._scaled(model, table, site, thresholds) for site in points.observers]
         inserted = sites if self.encoding in "AD" else [*sites, *observers]
@@ -114,11 +110,11 @@ class InsertQuant(Pass):
                     mark_threshold(e, model.graph, ref, thresholds[ref])
         return e.model
 
-    def _scaled(self, model: Model, table: ScaleTable, site: QuantSite, thresholds: _Thresholds) -> QuantSite:
+    def _scaled(self, model: Model, table: ScaleTable, site: QuantSite, thresholds: Thresholds) -> QuantSite:
         if site.role is Role.ACTIVATION:
             return dataclasses.replace(site, threshold=thresholds[site.value], encoding=self.encoding)
         name = site.value.name
-        threshold = _find(table.weights, name, "weight")
+        threshold = threshold_of(table.weights, name, "weight")
         axis = table.weight_axes[name]
         shape = model.graph.decls[name].shape
         if threshold.size != (1 if axis is None else shape[axis] if 0 <= axis < len(shape) else 0):
@@ -129,29 +125,3 @@ class InsertQuant(Pass):
             )
         spec = QuantSpec(site.spec.bits, axis)
         return dataclasses.replace(site, threshold=threshold, spec=spec, encoding=self.encoding)
-
-
-class _Thresholds:
-    """Thresholds of activations by value, tied ones the largest of their group."""
-
-    def __init__(self, model: Model, table: ScaleTable, points: Points) -> None:
-        self._graph = model.graph
-        self._table = table.activations
-        self._tied: Mapping[ValueRef, tuple[ValueRef, ...]] = {ref: group for group in points.ties for ref in group}
-
-    def __getitem__(self, ref: ValueRef) -> np.ndarray:
-        found = [
-            _find(self._table, key(self._graph, other), "activation") for other in self._tied.get(ref, (ref,))
-        ]
-        return np.asarray(max(found), np.float32)
-
-
-def _find(thresholds: Mapping[str, float] | Mapping[str, np.ndarray], name: str, what: str) -> np.ndarray:
-    if name not in thresholds:
-        near = difflib.get_close_matches(name, list(thresholds), 1)
-        raise QuantError(
-            f"the scale table has no threshold for it{f'; the nearest is {near[0]!r}' if near else ''}",
-            where=f"{what} {name!r}",
-            hint="calibrate this model with the same op types",
-        )
-    return np.asarray(thresholds[name], np.float32)

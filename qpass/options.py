@@ -7,14 +7,18 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from qpass.errors import UsageError
+from qpass.quant.encodings import SPELLERS
 from qpass.quant.layers import DEFAULT_OP_TYPES, families
 from qpass.quant.observer_options import DEFAULT_OPTIONS, ObserverOptions
 from qpass.quant.observers import algorithm
+from qpass.quant.presets import find_target
+from qpass.quant.recipe import Override, Recipe
 from qpass.quant.weight_observers import WEIGHT_ALGOS
+from qpass.refine import check_refinements
 from qpass.runtime.engines import ENGINES
 from qpass.runtime.simulate import check_simulation
 
-_OPTIONAL: Mapping[str, type] = {"batches": int, "compat": str, "simulate": str}
+_OPTIONAL: Mapping[str, type] = {"batches": int, "compat": str, "simulate": str, "target": str}
 _KINDS = {str: "a name", int: "a whole number", float: "a number", bool: "True or False", tuple: "a sequence of names"}
 
 
@@ -28,7 +32,26 @@ class QuantOptions:
         Observers of activations and weights.
     op_types : tuple of str
         Op types whose layers count.
+    activation_op_types : tuple of str
+        Op types without weights whose input activations are quantized too.
+    skip : tuple of str
+        What stays in float; see `qpass.quant.skip`.
     weight_bits, activation_bits : int
+        2 to 16.
+    overrides : tuple of str
+        Other bits for some ops, as ``NAME:w4a16``.
+    round_type, bias_correction
+        As in `qpass.refine.refine`.
+    equalize : bool
+        Whether ranges are equalized across layers first; batch norms are folded for it.
+    fold_batch_norm : bool
+        Whether batch norms are folded into convolutions first.
+    encoding : {"A", "B", "C", "D"}
+        How quantization is spelled; `target` has its own.
+    outputs : bool
+        Whether outputs of quantized ops keep their thresholds, for engines that look for them.
+    target : {None, "onednn", "tensorrt", "lite", "generic"}
+        An engine to write for.
     hist_percent : float
         Share of the numbers that ``algo="hist"`` keeps.
     compat : {None, "paddle"}
@@ -51,8 +74,18 @@ class QuantOptions:
     algo: str = "avg"
     weight_algo: str = "channel_wise_abs_max"
     op_types: tuple[str, ...] = DEFAULT_OP_TYPES
+    activation_op_types: tuple[str, ...] = ()
+    skip: tuple[str, ...] = ()
     weight_bits: int = 8
     activation_bits: int = 8
+    overrides: tuple[str, ...] = ()
+    round_type: str = "round"
+    bias_correction: bool | str = False
+    equalize: bool = False
+    fold_batch_norm: bool = False
+    encoding: str = "B"
+    outputs: bool = False
+    target: str | None = None
     hist_percent: float = DEFAULT_OPTIONS.hist_percent
     compat: str | None = None
     batches: int | None = None
@@ -64,6 +97,7 @@ class QuantOptions:
         choices: tuple[tuple[str, str, Collection[str]], ...] = (
             ("weight_algo", self.weight_algo, WEIGHT_ALGOS),
             ("engine", self.engine, ENGINES),
+            ("encoding", self.encoding, SPELLERS),
         )
         for name, value, known in choices:
             if value not in known:
@@ -79,11 +113,47 @@ class QuantOptions:
                 raise UsageError("simulate does not go with engine='int8'", hint="leave one of them out")
         algorithm(self.algo, self.observer_options, self.compat)
         families(self.op_types)
+        check_refinements(self.round_type, self.bias_correction)
+        self._check_target(self.recipe.overrides)
+
+    def _check_target(self, overrides: tuple[Override, ...]) -> None:
+        if self.target is None:
+            return
+        preset = find_target(self.target)
+        preset.check_bits(self.weight_bits, "weight_bits")
+        preset.check_bits(self.activation_bits, "activation_bits")
+        for override in overrides:
+            for bits in (override.weight_bits, override.activation_bits):
+                preset.check_bits(bits or self.weight_bits, f"override {override}")
+        if self.encoding not in (preset.encoding, "B"):
+            raise UsageError(
+                f"encoding {self.encoding} does not go with target {self.target!r}, which is written in "
+                f"{preset.encoding}",
+                hint="leave one of them out",
+            )
+
+    @property
+    def recipe(self) -> Recipe:
+        """What is quantized, and with how many bits; a target has its own op types where none are chosen."""
+        op_types = self.op_types
+        if self.target is not None and op_types == DEFAULT_OP_TYPES:
+            op_types = find_target(self.target).op_types
+        return Recipe(
+            op_types=op_types,
+            activation_op_types=self.activation_op_types,
+            weight_bits=self.weight_bits,
+            activation_bits=self.activation_bits,
+            skip=self.skip,
+            overrides=tuple(Override.parse(text) for text in self.overrides),
+            outputs=self.outputs,
+        )
 
     @property
     def observer_options(self) -> ObserverOptions:
         """The numbers that steer `algo`."""
-        return ObserverOptions(quant_bits=self.activation_bits, hist_percent=self.hist_percent)
+        return ObserverOptions(
+            quant_bits=self.activation_bits, hist_percent=self.hist_percent, onnx_format=self.encoding != "A"
+        )
 
     @classmethod
     def checked(cls, given: Mapping[str, object]) -> QuantOptions:
@@ -98,6 +168,8 @@ class QuantOptions:
         set_ = {name: value for name, value in given.items() if value is not None}
         for name, value in set_.items():
             default = getattr(defaults, name)
+            if name == "bias_correction" and isinstance(value, str):
+                continue
             kind = _OPTIONAL.get(name, type(default))
             if not isinstance(value, (int, float) if kind is float else kind) or (
                 kind in (int, float) and isinstance(value, bool)

@@ -1,4 +1,4 @@
-"""Post-training quantization with what makes it better: equalization, adaptive rounding, bias correction.
+"""What makes post-training quantization better: equalization, adaptive rounding, bias correction.
 
 The order follows from what depends on what: batch norms are folded first, since they hide ranges of weights; then
 ranges are equalized, since thresholds and moments follow from the weights; then both are measured; then sites are
@@ -7,19 +7,16 @@ inserted, weights rounded for the layer's output, and what mean error is left go
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from qpass import passes
 from qpass.api import check_float
 from qpass.errors import UsageError
 from qpass.ir.model import Model
 from qpass.quant.encodings import find_sites
-from qpass.quant.layers import DEFAULT_OP_TYPES, find_layers
+from qpass.quant.layers import find_layers
 from qpass.quant.moments import MomentTable
 from qpass.quant.site import Role
 from qpass.rewrite.passes import Pass
 from qpass.rewrite.pipeline import run
-from qpass.runtime.calibrate import calibrate
 from qpass.runtime.data import Data
 from qpass.runtime.engine import Engine
 from qpass.runtime.moments import collect_moments
@@ -103,84 +100,6 @@ def refine(
         batch_size=batch_size,
     )
     return run(quantized, _passes(table, adaround=adaround, bias=correction == "bias"))
-
-
-def post_training_quantize(
-    model: Model,
-    data: Data,
-    *,
-    algo: str = "avg",
-    weight_algo: str = "channel_wise_abs_max",
-    equalize: bool = False,
-    round_type: str = "round",
-    bias_correction: bool | str = False,
-    skip_tensor_list: Sequence[str] = (),
-    op_types: Sequence[str] = DEFAULT_OP_TYPES,
-    weight_bits: int = 8,
-    activation_bits: int = 8,
-    engine: str | Engine = "inference",
-    batches: int | None = None,
-    batch_size: int = 32,
-) -> Model:
-    """Quantize a float model from its data, with any refinement; weights are stored as int8 (encoding B).
-
-    Parameters
-    ----------
-    model : Model
-        A float model.
-    data : Data
-        Calibration data, gone through once for thresholds and once more for moments where a pass asks for them.
-    algo, weight_algo : str
-        As in `calibrate`.
-    equalize : bool
-        Whether ranges are equalized across layers first.
-    round_type, bias_correction
-        As in `refine`.
-    skip_tensor_list, op_types, weight_bits, activation_bits
-        As in `quantize`.
-    engine, batches, batch_size
-        As in `calibrate`.
-
-    Raises
-    ------
-    UsageError, DataError, EngineError, QuantError
-        As the functions that it calls.
-    """
-    check_refinements(round_type, bias_correction)
-    prepared = prepare_float(model, equalize=equalize)
-    scales = calibrate(
-        prepared,
-        data,
-        algo=algo,
-        weight_algo=weight_algo,
-        engine=engine,
-        op_types=op_types,
-        batches=batches,
-        batch_size=batch_size,
-    )
-    inserted = run(
-        prepared,
-        [
-            passes.InsertQuant(
-                scales=scales,
-                skip=tuple(skip_tensor_list),
-                op_types=tuple(op_types),
-                weight_bits=weight_bits,
-                activation_bits=activation_bits,
-            )
-        ],
-    )
-    refined = refine(
-        inserted,
-        prepared,
-        data,
-        round_type=round_type,
-        bias_correction=bias_correction,
-        engine=engine,
-        batches=batches,
-        batch_size=batch_size,
-    )
-    return run(refined, [passes.FoldQuant(to="int8")])
 
 
 def check_refinements(round_type: str, bias_correction: bool | str) -> str:
