@@ -10,11 +10,11 @@ from support.quantized import quantized, residual_net
 from qpass.errors import UsageError
 from qpass.formats.files import load
 from qpass.ir.model import Model
-from qpass.passes import FoldQuant, InsertQuant, WeightCorrection
+from qpass.options import QuantOptions
+from qpass.passes import FoldQuant, WeightCorrection
+from qpass.post_training import post_training_quantize
 from qpass.quant.encodings import find_sites
 from qpass.quant.site import Role, Storage
-from qpass.options import QuantOptions
-from qpass.post_training import post_training_quantize
 from qpass.refine import check_refinements, prepare_float, refine
 from qpass.runtime.engines import get_engine
 
@@ -24,21 +24,6 @@ X = np.random.default_rng(0).normal(size=(8, 3, 8, 8)).astype(np.float32)
 def outputs(model: Model, x: np.ndarray) -> np.ndarray:
     session = get_engine("inference").session(FoldQuant("float")(model))
     return session.run({session.feed_names[0]: x})[0].astype(np.float64)
-
-
-def quantized_by(
-    model: Model,
-    data: np.ndarray,
-    *,
-    equalize: bool = False,
-    skip: tuple[str, ...] = (),
-    bits: int = 8,
-    **options: object,
-) -> Model:
-    """Prepared, calibrated, quantized, refined and folded."""
-    prepared = prepare_float(model, equalize=equalize)
-    inserted = InsertQuant(calibrate(prepared, data), skip=skip, weight_bits=bits)(prepared)
-    return FoldQuant()(refine(inserted, prepared, data, **options))  # type: ignore[arg-type]
 
 
 def same(a: Model, b: Model) -> bool:
