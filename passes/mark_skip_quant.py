@@ -44,7 +44,9 @@ class MarkSkipQuant(Pass):
             for op in booleans:
                 e.set_attr(op, SKIP, Attr.int(int(bool(op.attr(SKIP)))))
         model = e.model
-        while chosen := unsimulated(model):  # a spared op may be all that made its neighbours worth quantizing
+        spared: set[int] = set()
+        # Again after each round: a spared op may be all that made its neighbours worth quantizing, or all that did not.
+        while chosen := [op for op in unsimulated(model) if op.uid not in spared]:
             with edit(model) as e:
                 for op in chosen:
                     operand = fused_operand(model.graph, op)
@@ -52,6 +54,7 @@ class MarkSkipQuant(Pass):
                         _mark(e, op)
                     else:
                         _cut(e, model.graph, op, operand)
+            spared.update(op.uid for op in chosen)
             model = e.model
         return model
 
