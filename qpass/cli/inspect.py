@@ -12,6 +12,7 @@ from qpass.cli.common import add_json, add_model, load_model, print_json, size
 from qpass.ir.graph import Use
 from qpass.ir.model import Model
 from qpass.quant.encodings import find_sites
+from qpass.quant.int8_share import Int8Share, int8_share
 from qpass.quant.layers import Layer, find_layers
 from qpass.quant.ops import DATA_SLOTS
 from qpass.quant.site import QuantSite
@@ -35,7 +36,7 @@ class LayerFacts:
 
 @dataclass(frozen=True)
 class Facts:
-    """What `qpass inspect` tells; sizes are in bytes."""
+    """What `qpass inspect` tells; sizes are in bytes. `int8` is None without quantization, or without parameters."""
 
     format: str
     program: str | None
@@ -52,12 +53,28 @@ class Facts:
     observers_only: int
     layers_quantized: int
     layers: list[LayerFacts]
+    int8: Int8Share | None
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Arguments of `qpass inspect`."""
-    parser.epilog = "example:\n  qpass inspect inference.pdmodel\n  qpass inspect quant/inference --layers"
+    parser.description = (
+        "What is in a model: interface, ops, sizes, layers, quantization sites. For a quantized model also what Paddle "
+        "Inference's oneDNN int8 engine will make of it: the share of the multiply-adds in int8, the conversions "
+        "between int8 and float ops, and what keeps ops from being fused: why a small net gains little."
+    )
+    parser.epilog = (
+        "example:\n"
+        "  qpass inspect inference.pdmodel\n"
+        "  qpass inspect quant/inference --layers\n"
+        "  qpass inspect quant/inference --engine int8"
+    )
     add_model(parser)
+    parser.add_argument(
+        "--engine",
+        choices=("int8",),
+        help="ask the engine itself which ops it runs in int8 (loads paddle), beside what the program tells",
+    )
     parser.add_argument("--layers", action="store_true", help="list every layer with its thresholds")
     add_json(parser)
     parser.set_defaults(execute=execute)
@@ -65,12 +82,33 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def execute(args: argparse.Namespace) -> int:
     """Run `qpass inspect`."""
-    facts = describe(load_model(args, structure_only=True))
+    model = load_model(args, structure_only=args.engine is None)
+    facts = describe(model)
+    engine = None if args.engine is None else engine_ops(model)
     if args.json:
-        print_json(dataclasses.asdict(facts))
-    else:
-        print("\n".join(render(facts, layers=args.layers)))
+        print_json({**dataclasses.asdict(facts), **({} if engine is None else {"engine": engine})})
+        return 0
+    print("\n".join(render(facts, layers=args.layers)))
+    for kind, counts in (engine or {}).items():
+        print("\n".join([f"  the engine runs in {kind}:", *_wrapped([f"{name} {n}" for name, n in counts.items()])]))
     return 0
+
+
+def engine_ops(model: Model) -> dict[str, dict[str, int]]:
+    """Numbers of ops by type that the oneDNN int8 engine makes of a model, under ``int8`` and ``float``.
+
+    Raises
+    ------
+    EngineError
+        If the model is not quantized, or Paddle refuses it.
+    """
+    from qpass.runtime.onednn_plan import onednn_plan
+
+    ops = onednn_plan(model).ops
+    return {
+        kind: dict(Counter(op.type for op in ops if op.int8 is int8).most_common())
+        for kind, int8 in (("int8", True), ("float", False))
+    }
 
 
 def describe(model: Model) -> Facts:
@@ -96,6 +134,7 @@ def describe(model: Model) -> Facts:
         observers_only=sum(site.observer_only for site in sites),
         layers_quantized=sum(row.weight is not None and row.activation is not None for row in layers),
         layers=layers,
+        int8=int8_share(model) if sites and model.params else None,
     )
 
 
@@ -145,8 +184,30 @@ def render(facts: Facts, *, layers: bool) -> list[str]:
     lines += [f"  encoding {name}: {n} sites" for name, n in facts.sites.items()]
     if facts.observers_only:
         lines.append(f"  {facts.observers_only} sites only observe (Paddle runs them as identity)")
+    if facts.int8 is not None:
+        lines += _share_lines(facts.int8)
     if layers:
         lines += [_layer_line(row) for row in facts.layers]
+    return lines
+
+
+def _share_lines(share: Int8Share) -> list[str]:
+    if not share.int8_layers:
+        return ["  nothing would run in oneDNN's int8 engine: qpass lint --target onednn tells what stands in the way"]
+    line = f"  in oneDNN's int8 engine: {share.int8_layers} of {share.layers} layers"
+    if share.unknown:
+        line += f"; multiply-adds unknown, the program does not say the shapes of {share.unknown} layers"
+    elif share.macs:
+        line += f", {share.int8_macs / share.macs:.1%} of {share.macs / 1e6:.4g} million multiply-adds a sample"
+    lines = [line, f"    {share.quantized} values are quantized and {share.dequantized} dequantized between its ops"]
+    if share.float_between:
+        lines[1] += f"; float ops between: {', '.join(share.float_between)}"
+    if share.batch_norms:
+        lines.append(f"    {share.batch_norms} batch norms are in no layer, and run on their own (fold-batch-norm)")
+    if share.reshaped_biases:
+        lines.append(
+            f"    {share.reshaped_biases} biases are added through a reshape, and run on their own (fold-bias)"
+        )
     return lines
 
 

@@ -30,7 +30,7 @@ CONVOLUTIONS = ("conv2d", "depthwise_conv2d")
 _SAME_VALUES = ("transpose2", "reshape2", "slice", "split", "nearest_interp", "nearest_interp_v2")
 _SPREADS = (*_SAME_VALUES, "pool2d", "shape")
 _ELEMENTWISE = ("elementwise_add", "elementwise_mul", "elementwise_sub")
-_ACTIVATIONS = (
+ACTIVATIONS = (
     *("abs", "clip", "gelu", "hard_sigmoid", "hard_swish", "leaky_relu", "mish", "relu", "relu6", "sigmoid", "sqrt"),
     *("swish", "tanh"),
 )
@@ -91,7 +91,9 @@ def fused_operand(graph: Graph, op: Op) -> Use | None:
     """
     if op.type in PRODUCTS:
         weight = graph.sole_read(op, "Y")
-        biased = any(reader.type == "elementwise_add" and _adds_bias(graph, reader) for reader in _readers(graph, op))
+        biased = any(
+            reader.type == "elementwise_add" and adds_bias(graph, reader) for reader in real_readers(graph, op)
+        )
         fused = weight is not None and is_param(graph, root(graph, weight)) and biased
         return Use(op.uid, "X", 0) if fused else None
     uses = activations(graph, op) if op.type == "elementwise_add" else []
@@ -112,11 +114,11 @@ def fused_convolution(graph: Graph, ref: ValueRef) -> Op | None:
     while True:
         ref = root(graph, ref)
         writer = graph.writer(ref)
-        if writer is None or len(_readers(graph, writer)) != 1:
+        if writer is None or len(real_readers(graph, writer)) != 1:
             return None
         if writer.type in CONVOLUTIONS:
             return writer
-        if writer.type != "batch_norm" and not (writer.type == "elementwise_add" and _adds_bias(graph, writer)):
+        if writer.type != "batch_norm" and not (writer.type == "elementwise_add" and adds_bias(graph, writer)):
             return None
         ref = graph.read(writer, "X")
 
@@ -131,8 +133,8 @@ def _residual_is_scaled(graph: Graph, op: Op, known: frozenset[ValueRef]) -> boo
     """Whether the other operand of a fused sum has a scale, and what comes out behind its activation function."""
     operand, out = fused_operand(graph, op), _out(graph, op)
     others = [use for use in activations(graph, op) if use != operand]
-    readers = _readers(graph, op)
-    if len(readers) == 1 and readers[0].type in _ACTIVATIONS:
+    readers = real_readers(graph, op)
+    if len(readers) == 1 and readers[0].type in ACTIVATIONS:
         out = _out(graph, readers[0])
     return out in known and all(root(graph, graph.read(op, use.slot, use.index)) in known for use in others)
 
@@ -237,7 +239,7 @@ def _out(graph: Graph, op: Op) -> ValueRef | None:
     return graph.written(op, slot) if slot is not None else None
 
 
-def _readers(graph: Graph, op: Op) -> list[Op]:
+def real_readers(graph: Graph, op: Op) -> list[Op]:
     """Real ops that read what `op` makes, also through quantization ops."""
     waiting = [graph.written(op, slot, index) for slot, index, _ in op.writes()]
     found: list[Op] = []
@@ -251,7 +253,8 @@ def _readers(graph: Graph, op: Op) -> list[Op]:
     return found
 
 
-def _adds_bias(graph: Graph, add: Op) -> bool:
+def adds_bias(graph: Graph, add: Op) -> bool:
+    """Whether what an op reads as Y is a parameter: a bias, if the op is a sum."""
     bias = graph.sole_read(add, "Y")
     return bias is not None and is_param(graph, root(graph, bias))
 
@@ -262,5 +265,5 @@ def _follows(graph: Graph, op: Op, chosen: set[int]) -> bool:
 
 
 def _feeds(graph: Graph, op: Op, chosen: set[int]) -> bool:
-    readers = _readers(graph, op)
+    readers = real_readers(graph, op)
     return bool(readers) and all(reader.uid in chosen for reader in readers)
