@@ -93,7 +93,7 @@ def test_entropy_of_neural_compressor(batches: list[np.ndarray], expected: float
 
 @pytest.mark.parametrize(("batches", "expected"), [(SMALL, 8.991211), (SMALL + LARGE, 13.9921875)])
 def test_percentile_of_neural_compressor(batches: list[np.ndarray], expected: float) -> None:
-    """Same source, percentile calibrator (2048, 99.999): it cuts half on each side and takes the lower edge of a bin."""
+    """Same source, percentile calibrator (2048, 99.999): cuts half on each side, takes the lower edge of a bin."""
     counts, width, _ = two_sided(batches, 2048)
     edge = (percentile_bin(counts, 1 - 0.00001 / 2) - counts.size // 2) * width
     assert np.float32(edge) == np.float32(expected)
