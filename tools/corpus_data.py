@@ -81,12 +81,17 @@ def cifar10(count: int, archive: str = "cifar10_test.zip") -> tuple[np.ndarray, 
         int64 [count]: position of the class's folder in alphabetical order.
     """
     with zipfile.ZipFile(ROOT / "data" / archive) as files:
-        names = sorted(n for n in files.namelist() if n.endswith(".jpg"))
-        classes = sorted({n.split("/")[-2] for n in names})
-        chosen = names[:: len(names) // count][:count]
-        pixels = np.stack([np.asarray(Image.open(io.BytesIO(files.read(n))).convert("RGB")) for n in chosen])
-    labels = np.array([classes.index(n.split("/")[-2]) for n in chosen], np.int64)
-    return pixels.transpose(0, 3, 1, 2).astype(np.float32), labels
+        names = _pictures(files)
+        return _cifar10(files, names[:: len(names) // count][:count])
+
+
+def cifar10_of_each_class(count: int, archive: str = "cifar10_train_10k.zip") -> tuple[np.ndarray, np.ndarray]:
+    """The first `count` images of each class in sorted order, class by class; shapes as `cifar10`."""
+    with zipfile.ZipFile(ROOT / "data" / archive) as files:
+        chosen: dict[str, list[str]] = {}
+        for name in _pictures(files):
+            chosen.setdefault(_class(name), []).append(name)
+        return _cifar10(files, [name for names in chosen.values() for name in names[:count]])
 
 
 def batches(images: np.ndarray, size: int = BATCH) -> Iterator[np.ndarray]:
@@ -120,6 +125,21 @@ def paddle_predict(prefix: Path) -> Predict:
         return [predictor.get_output_handle(name).copy_to_cpu() for name in predictor.get_output_names()]
 
     return predict
+
+
+def _pictures(files: zipfile.ZipFile) -> list[str]:
+    return sorted(n for n in files.namelist() if n.endswith(".jpg"))
+
+
+def _class(name: str) -> str:
+    return name.split("/")[-2]
+
+
+def _cifar10(files: zipfile.ZipFile, chosen: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    classes = sorted({_class(name) for name in _pictures(files)})
+    pixels = np.stack([np.asarray(Image.open(io.BytesIO(files.read(n))).convert("RGB")) for n in chosen])
+    labels = np.array([classes.index(_class(name)) for name in chosen], np.int64)
+    return pixels.transpose(0, 3, 1, 2).astype(np.float32), labels
 
 
 def _bgr(data: bytes) -> np.ndarray:
