@@ -45,7 +45,7 @@ class MarkSkipQuant(Pass):
                 e.set_attr(op, SKIP, Attr.int(int(bool(op.attr(SKIP)))))
         model = e.model
         spared: set[int] = set()
-        # Again after each round: a spared op may be all that made its neighbours worth quantizing, or all that did not.
+        # Not one round alone: a sum that is spared no longer decides over the convolution that would have taken it in.
         while chosen := [op for op in unsimulated(model) if op.uid not in spared]:
             with edit(model) as e:
                 for op in chosen:

@@ -120,6 +120,21 @@ def test_a_residual_sum_needs_the_scale_of_what_comes_out(
     assert engine(marked, (2, 3, 8, 8)) == predicted(marked) == spared
 
 
+def test_a_float_convolution_is_spared_without_a_mark() -> None:
+    b = Builder().feed("x", [-1, 3, 8, 8]).conv2d(4).relu().conv2d(4)
+    model = FoldQuant()(quantized(b.model(), skip=("conv2d_1.w_0",)))
+    with edit(model) as e:
+        e.set_attr(next(op for op in model.graph.ops if op.type == "relu"), "out_threshold", Attr.float(6.0))
+    assert engine(e.model, (2, 3, 8, 8)) == predicted(e.model) == {"conv": 1}
+
+
+def test_a_convolution_does_not_take_in_a_sum_with_its_own_input() -> None:
+    b = Builder().feed("x", [-1, 3, 8, 8]).conv2d(4).relu()
+    h = b.current
+    model = FoldQuant()(quantized(b.conv2d(4).add(h).relu().model()))
+    assert engine(model, (2, 3, 8, 8)) == predicted(model) == {"conv": 2}
+
+
 def test_marks_keep_the_engine_to_what_was_simulated() -> None:
     model = tail(scaled=True)
     assert {op.type for op in unsimulated(model)} == {"pool2d", "reshape2", "matmul_v2"}
