@@ -23,10 +23,12 @@ if TYPE_CHECKING:
     from qpass.ir.model import Model
     from qpass.ir.op import Attr, Op
     from qpass.ir.text import dump, parse
+    from qpass.post_training import Quantized
     from qpass.quant.layers import find_layers
     from qpass.quant.moments import MomentTable
     from qpass.quant.observer_options import ObserverOptions
     from qpass.quant.scales import ScaleTable
+    from qpass.quant_post import quant_post_dynamic, quant_post_static
     from qpass.rewrite.edit import edit
     from qpass.rewrite.passes import Pass
     from qpass.rewrite.pipeline import Pipeline, run
@@ -48,6 +50,7 @@ _HOMES = {
     "Pass": "qpass.rewrite.passes",
     "Pipeline": "qpass.rewrite.pipeline",
     "QPassError": "qpass.errors",
+    "Quantized": "qpass.post_training",
     "ScaleTable": "qpass.quant.scales",
     "TargetResult": "qpass.analysis.target",
     "analyze_ptq": "qpass.analysis.ptq",
@@ -62,6 +65,8 @@ _HOMES = {
     "load": "qpass.formats.files",
     "load_bytes": "qpass.formats.files",
     "parse": "qpass.ir.text",
+    "quant_post_dynamic": "qpass.quant_post",
+    "quant_post_static": "qpass.quant_post",
     "quantize": "qpass.api",
     "run": "qpass.rewrite.pipeline",
     "save": "qpass.formats.files",
@@ -82,6 +87,7 @@ __all__ = [
     "Pass",
     "Pipeline",
     "QPassError",
+    "Quantized",
     "ScaleTable",
     "TargetResult",
     "__version__",
@@ -97,6 +103,8 @@ __all__ = [
     "load",
     "load_bytes",
     "parse",
+    "quant_post_dynamic",
+    "quant_post_static",
     "quantize",
     "run",
     "save",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +10,8 @@ from qpass.errors import UsageError
 from qpass.formats.files import load
 from qpass.job import Job, PTQJob, QATJob
 from qpass.options import QuantOptions
+from qpass.paddle_config import options_of
+from qpass.post_training import prepared
 from qpass.runtime.data import Batches
 from qpass.target_job import reach_target
 
@@ -20,55 +21,6 @@ if TYPE_CHECKING:
     from qpass.analysis.target import TargetResult
     from qpass.ir.model import Model
     from qpass.runtime.data import Data
-
-PTQ_CONFIG = {
-    "algo": "algo",
-    "hist_percent": "hist_percent",
-    "compat": "compat",
-    "weight_quantize_type": "weight_algo",
-    "quantizable_op_type": "op_types",
-    "weight_bits": "weight_bits",
-    "activation_bits": "activation_bits",
-    "batch_nums": "batches",
-    "engine": "engine",
-    "simulate": "simulate",
-    "higher_is_better": "higher_is_better",
-}
-"""Keys of `ptq_config` -> fields of `QuantOptions`."""
-
-PTQ_FIXED: Mapping[str, tuple[object, ...]] = {
-    "activation_quantize_type": ("moving_average_abs_max", "range_abs_max"),
-    "is_full_quantize": (False,),
-    "onnx_format": (True,),
-}
-"""Keys of Paddle's `PostTrainingQuantization` that are accepted where they say what qpass does anyway."""
-
-
-def quant_options(config: Mapping[str, object] | None) -> QuantOptions:
-    """Options from a PaddleSlim-style `ptq_config`.
-
-    Raises
-    ------
-    UsageError
-        For a key or a value that is not supported, with the nearest one that is.
-    """
-    known = (*PTQ_CONFIG, *PTQ_FIXED)
-    given: dict[str, object] = {}
-    for key, value in (config or {}).items():
-        if key not in known:
-            near = difflib.get_close_matches(str(key), known, 1)
-            raise UsageError(
-                f"ptq_config has no key {key!r}" + (f"; did you mean {near[0]!r}?" if near else ""),
-                hint=f"known keys: {', '.join(known)}",
-            )
-        if key in PTQ_CONFIG:
-            given[PTQ_CONFIG[key]] = _names(value)
-        elif value not in PTQ_FIXED[key]:
-            raise UsageError(f"ptq_config[{key!r}] is {value!r}, expected {' or '.join(map(repr, PTQ_FIXED[key]))}")
-    try:
-        return QuantOptions.checked(given)
-    except UsageError as e:
-        raise UsageError(e.what, where="ptq_config", hint=e.hint) from e
 
 
 def _names(value: object) -> object:
@@ -147,9 +99,12 @@ class AnalysisPTQ(_Analysis):
     resume : bool
         Go on from the checkpoint.
     ptq_config : mapping, optional
-        ``algo`` (as in `qpass.quant.observers`), ``hist_percent``, ``compat``, ``weight_quantize_type``
-        (channel_wise_abs_max, abs_max, channel_wise_mse, mse), ``quantizable_op_type``, ``weight_bits``,
-        ``activation_bits``, ``batch_nums``, ``engine``, ``simulate``, ``higher_is_better``.
+        Arguments of `quant_post_static` by their names: ``algo``, ``hist_percent``, ``weight_quantize_type``,
+        ``weight_bits``, ``activation_bits``, ``quantizable_op_type``, ``skip_tensor_list``, ``is_full_quantize``,
+        ``onnx_format``, ``round_type``, ``bias_correction``, ``optimize_model``, ``batch_nums``, ``deploy_backend``,
+        ``target``, ``compat``, ``overrides``, ``equalize``, ``outputs``, ``engine``; besides ``simulate`` and
+        ``higher_is_better``. Layers are ranked with plain rounding and without ops that have no weights;
+        `get_target_quant_model` measures and saves models with everything that is asked for.
 
     Raises
     ------
@@ -172,16 +127,17 @@ class AnalysisPTQ(_Analysis):
     ) -> None:
         if data_loader is None:
             raise UsageError("data_loader is None", where="AnalysisPTQ", hint="calibration needs batches of inputs")
+        options = options_of(ptq_config or {}, "ptq_config")
         model = load(model_dir, model_filename=model_filename, params_filename=params_filename)
         self._job = PTQJob(
-            model=model,
+            model=prepared(model, options),
             source=Batches.of(model, data_loader),
             evaluate=eval_function,
             save_dir=Path(save_dir),
             checkpoint_name=checkpoint_name,
             resume=resume,
             num_histogram_plots=num_histogram_plots,
-            options=quant_options(ptq_config),
+            options=options,
         )
 
 

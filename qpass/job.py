@@ -20,16 +20,17 @@ from qpass.analysis.ptq import analyze_ptq
 from qpass.analysis.qat import analyze_qat, check_pair, quantized_layers, restore_weights
 from qpass.analysis.result import AnalysisResult, Mode
 from qpass.analysis.statistics import TensorStatistics, collect_statistics
-from qpass.api import check_float, quantize
+from qpass.api import check_float
 from qpass.errors import UsageError
 from qpass.formats.files import save
 from qpass.ir.model import Model
 from qpass.options import QuantOptions
+from qpass.post_training import find_scales, quantize_prepared
 from qpass.quant.encodings import find_sites
 from qpass.quant.layers import find_layers
 from qpass.quant.scales import ScaleTable
+from qpass.quant.skip import unskipped
 from qpass.report.write import write_analysis, write_histograms, write_statistics, write_text
-from qpass.runtime.calibrate import calibrate
 from qpass.runtime.data import Batches
 from qpass.runtime.evaluating import float_engine
 
@@ -197,18 +198,7 @@ class PTQJob(Job):
             return self.table
         if self.source is None:
             raise UsageError("there are neither scales nor data", hint="calibration needs batches of inputs")
-        return calibrate(
-            self.model,
-            self.source,
-            algo=self.options.algo,
-            weight_algo=self.options.weight_algo,
-            compat=self.options.compat,
-            options=self.options.observer_options,
-            weight_bits=self.options.weight_bits,
-            engine=float_engine(self.options.engine),
-            op_types=self.options.op_types,
-            batches=self.options.batches,
-        )
+        return find_scales(self.model, self.source, self.options)
 
     @property
     def mode(self) -> Mode:
@@ -218,7 +208,8 @@ class PTQJob(Job):
     @property
     def layers(self) -> Sequence[str]:
         """The layers to quantize, in program order."""
-        return [layer.name for layer in find_layers(self.model, self.options.op_types)]
+        recipe = self.options.recipe
+        return [layer.name for layer in unskipped(self.model, find_layers(self.model, recipe.op_types), recipe.skip)]
 
     @property
     def reference(self) -> Model:
@@ -236,14 +227,7 @@ class PTQJob(Job):
 
     def rewrite(self, names: Sequence[str]) -> Model:
         """The model with every layer but the named ones in int8."""
-        return quantize(
-            self.model,
-            self.scales,
-            skip_tensor_list=names,
-            op_types=self.options.op_types,
-            weight_bits=self.options.weight_bits,
-            activation_bits=self.options.activation_bits,
-        )
+        return quantize_prepared(self.model, self.scales, self.options, self.source, names).model
 
     def _analyse(self) -> AnalysisResult:
         return analyze_ptq(
@@ -253,7 +237,9 @@ class PTQJob(Job):
             data=self.source,
             engine=self.options.engine,
             simulate=self.options.simulate,
-            op_types=self.options.op_types,
+            op_types=self.options.recipe.op_types,
+            skip_tensor_list=self.options.skip,
+            overrides=self.options.overrides,
             weight_bits=self.options.weight_bits,
             activation_bits=self.options.activation_bits,
             higher_is_better=self.options.higher_is_better,
@@ -267,8 +253,9 @@ class PTQJob(Job):
             self.model,
             source,
             scales=self.scales,
+            layers=self.layers,
             engine=float_engine(self.options.engine),
-            op_types=self.options.op_types,
+            op_types=self.options.recipe.op_types,
             weight_bits=self.options.weight_bits,
             activation_bits=self.options.activation_bits,
         )

@@ -5,6 +5,7 @@ The command line, the functions that Paddle users know and the analyses all quan
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -20,7 +21,7 @@ from qpass.quant.marks import mark_threshold
 from qpass.quant.points import Points, find_points
 from qpass.quant.scales import ScaleTable
 from qpass.quant.site import Role
-from qpass.quant.skip import SkippedOp, check_skipped
+from qpass.quant.skip import SkippedOp, check_skipped, match_all
 from qpass.quant.thresholds import Thresholds
 from qpass.refine import prepare_float, refine
 from qpass.rewrite.edit import edit
@@ -70,7 +71,7 @@ def prepared(model: Model, options: QuantOptions) -> Model:
 def find_scales(
     model: Model, data: Data, options: QuantOptions, progress: Callable[[int], None] | None = None
 ) -> ScaleTable:
-    """Scales of everything that `options` quantize in a prepared model.
+    """Scales of everything that `options` quantize in a prepared model, and of what the skip list keeps in float.
 
     Raises
     ------
@@ -78,6 +79,8 @@ def find_scales(
         As `calibrate`, and if an entry of the skip list matches nothing.
     """
     recipe = options.recipe
+    match_all(model, recipe.skip)
+    whole = dataclasses.replace(recipe, skip=())
     return calibrate(
         model,
         data,
@@ -88,7 +91,7 @@ def find_scales(
         weight_bits=options.weight_bits,
         engine=float_engine(options.engine),
         op_types=recipe.op_types,
-        values=find_points(model, recipe).observed,
+        values=find_points(model, whole).observed,
         batches=options.batches,
         progress=progress,
     )

@@ -28,6 +28,7 @@ PASSES = {
     "MarkSkipQuant": "mark-skip-quant",
     "MendPairs": "mend-pairs",
     "MendScales": "mend-scales",
+    "QuantizeWeights": "quantize-weights",
     "RemoveUnused": "remove-unused",
     "StripQuant": "strip-quant",
     "TieConcatScales": "tie-concat-scales",

@@ -18,6 +18,7 @@ from qpass.passes import FoldQuant, InsertQuant
 from qpass.quant.encodings import find_sites
 from qpass.quant.layers import DEFAULT_OP_TYPES, Layer, find_layers
 from qpass.quant.scales import ScaleTable, key
+from qpass.quant.skip import unskipped
 from qpass.runtime.calibrate import calibrate
 from qpass.runtime.data import Batches, Data
 from qpass.runtime.engine import Engine
@@ -33,6 +34,8 @@ def analyze_ptq(
     engine: str | Engine = "inference",
     simulate: str | None = None,
     op_types: Sequence[str] = DEFAULT_OP_TYPES,
+    skip_tensor_list: Sequence[str] = (),
+    overrides: Sequence[str] = (),
     weight_bits: int = 8,
     activation_bits: int = 8,
     higher_is_better: bool = True,
@@ -62,6 +65,10 @@ def analyze_ptq(
         Measure in place of each quantized model what `qpass.simulate` makes of it.
     op_types : sequence of str
         Op types whose layers are examined; `mul`, `matmul` and `matmul_v2` are one family.
+    skip_tensor_list : sequence of str
+        What stays in float throughout; see `qpass.quant.skip`.
+    overrides : sequence of str
+        Other bits for some ops, as ``NAME:w4a16``.
     weight_bits, activation_bits : int
     higher_is_better : bool
         Direction of the metric.
@@ -89,7 +96,7 @@ def analyze_ptq(
         If the checkpoint belongs to another job.
     """
     check_direction(evaluate, higher_is_better)
-    layers = find_layers(model, op_types)
+    layers = unskipped(model, find_layers(model, op_types), skip_tensor_list)
     if find_sites(model):
         raise UsageError("the model is quantized already", hint="analyze_qat examines quantized models")
     if not layers:
@@ -105,7 +112,9 @@ def analyze_ptq(
         insert = InsertQuant(
             scales=table,
             layers=names,
+            skip=tuple(skip_tensor_list),
             op_types=tuple(op_types),
+            overrides=tuple(overrides),
             weight_bits=weight_bits,
             activation_bits=activation_bits,
         )
@@ -131,6 +140,8 @@ def analyze_ptq(
             "weight_algo": table.weight_algo,
             "engine": runner.name,
             "op_types": ",".join(op_types),
+            **({"skip_tensor_list": ",".join(skip_tensor_list)} if skip_tensor_list else {}),
+            **({"overrides": ",".join(overrides)} if overrides else {}),
             "weight_bits": str(weight_bits),
             "activation_bits": str(activation_bits),
         },

@@ -7,7 +7,8 @@ import json
 from pathlib import Path
 
 from qpass.cli.analyze import SweepInterruptedError
-from qpass.cli.common import OBSERVING, add_simulate, finite, load_model, print_json, size, split_names
+from qpass.cli.common import add_simulate, finite, load_model, print_json, size
+from qpass.cli.recipe import recipe_fields
 from qpass.errors import UsageError
 
 RESULTS = "analysis_results"
@@ -76,17 +77,17 @@ def _search(args: argparse.Namespace) -> int:
     from qpass.formats.files import check_target
     from qpass.job import PTQJob
     from qpass.options import QuantOptions
+    from qpass.post_training import prepared
     from qpass.quant.scales import ScaleTable
     from qpass.report.digits import Digits
     from qpass.report.target import summary, trial_line
     from qpass.runtime.data import Batches, load_data, load_function
     from qpass.target_job import reach_target
 
-    model = load_model(args)
-    given = {name: getattr(args, name) for name in ("algo", "weight_algo", *OBSERVING, "engine", "simulate")}
     options = QuantOptions.checked(
-        {**given, "op_types": split_names(args.op_types) or None, "higher_is_better": not args.lower_is_better}
+        {**recipe_fields(args), "simulate": args.simulate, "higher_is_better": not args.lower_is_better}
     )
+    model = prepared(load_model(args), options)
     evaluate = load_function(args.eval)
     with Bar("layers") as bar:
         job = PTQJob(

@@ -19,6 +19,7 @@ from qpass.ir.op import Op
 from qpass.ir.verify import place
 from qpass.quant.candidates import Candidate, find_candidates, names_of
 from qpass.quant.encodings import find_sites
+from qpass.quant.layers import Layer
 from qpass.quant.marks import is_ours
 from qpass.quant.ops import DATA_SLOTS
 
@@ -128,6 +129,18 @@ def match_all(model: Model, entries: Sequence[str]) -> tuple[Op, ...]:
     candidates = find_candidates(model)
     meant = {uid for entry in entries for uid in match(model.graph, candidates, entry, "skip_tensor_list")}
     return tuple(each.op for each in candidates if each.op.uid in meant)
+
+
+def unskipped(model: Model, layers: Sequence[Layer], entries: Sequence[str]) -> tuple[Layer, ...]:
+    """The layers of which a skip list leaves something to quantize.
+
+    Raises
+    ------
+    QuantError
+        If an entry means no op.
+    """
+    out = {op.uid for op in match_all(model, entries)}
+    return tuple(layer for layer in layers if not all(op.uid in out for op in layer.ops))
 
 
 def check_skipped(model: Model, skipped: Sequence[SkippedOp]) -> None:

@@ -58,7 +58,7 @@ def _stacked(samples: list[object], number: int) -> object:
         if isinstance(first, Mapping):
             return {name: np.stack([np.asarray(sample[name]) for sample in samples]) for name in first}  # type: ignore[index]
         if isinstance(first, (list, tuple)):
-            return [np.stack([np.asarray(value) for value in values]) for values in zip(*samples, strict=True)]  # type: ignore[call-overload]
+            return [np.stack([np.asarray(value) for value in values]) for values in zip(*samples, strict=True)]
         return np.stack([np.asarray(sample) for sample in samples])
     except (ValueError, TypeError, KeyError, IndexError) as e:
         raise DataError(

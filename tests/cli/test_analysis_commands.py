@@ -222,9 +222,15 @@ def test_scales_that_were_written_give_the_same_model(tmp_path: Path) -> None:
         "quantize", DIGITS, "--data", "calib.npz", "--skip", skip, "--scales-out", scales, "-o", tmp_path / "a" / "m"
     )
     assert answer.code == 0, answer.err
-    assert answer.out.startswith("quantized 6 of 8 layers\nwrote ")
+    lines = answer.out.splitlines()
+    assert lines[0] == "quantized 6 of 8 layers"
+    assert lines[1].startswith("conv2d -> ")
+    assert "skipped for its weight conv2d_2.w_0; in float: conv2d_2.w_0" in lines[1]
+    assert lines[3].startswith("wrote ")
     again = qpass("quantize", DIGITS, "--scales", scales, "--skip", skip, "-o", tmp_path / "b" / "m", "--json")
-    assert json.loads(again.out) == {
+    body = json.loads(again.out)
+    assert [row["name"] for row in body.pop("skipped_ops")] == ["conv2d_2.w_0", "linear_1.w_0"]
+    assert body == {
         "program": str(tmp_path / "b" / "m.pdmodel"),
         "params": str(tmp_path / "b" / "m.pdiparams"),
         "quantized": 6,

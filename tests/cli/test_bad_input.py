@@ -189,7 +189,7 @@ CALIB = ("--data", "calib.npz")
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (("quantize", DIGITS, *CALIB, "--skip", "conv2d_9.w_0"), 1, "no layer 'conv2d_9.w_0'"),
+        (("quantize", DIGITS, *CALIB, "--skip", "conv2d_9.w_0"), 1, "'conv2d_9.w_0' matches no"),
         (("quantize", DIGITS, *CALIB, "--skip", "@missing.txt"), 2, "cannot read the names (No such file"),
         (("quantize", DIGITS, *CALIB, "--skip", "@binary"), 2, "no UTF-8 text"),
         (("quantize", DIGITS), 2, "exactly one of --data and --scales"),

@@ -274,7 +274,7 @@ def test_ptq_config_reaches_the_work(tmp_path: Path) -> None:
         ({"algo": ["avg"]}, "expected a name"),
         ({"weight_quantize_type": "range_abs_max"}, "unknown weight_algo"),
         ({"activation_quantize_type": "channel_wise_abs_max"}, "expected 'moving_average_abs_max'"),
-        ({"is_full_quantize": True}, "expected False"),
+        ({"is_full_quantize": 1}, "is_full_quantize is 1, expected True or False"),
         ({"weight_bits": "8"}, "weight_bits is '8', expected a whole number"),
         ({"weight_bits": True}, "expected a whole number"),
         ({"weight_bits": 1}, "expected 2 to 16"),
