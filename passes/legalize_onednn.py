@@ -1,6 +1,6 @@
 """Rewrite what oneDNN's int8 engine would compute otherwise than the quantization in the file says.
 
-Two things, each seen with Paddle Inference 2.6.2 and 3.3.1 and found in its source (fluid/framework/ir/onednn/):
+Three things, each seen with Paddle Inference 2.6.2 and 3.3.1 and found in its source (fluid/framework/ir/onednn/):
 
 **Scales are lent to neighbours.** The engine copies the scale of a value across ops that it takes to keep the range
 (`compute_propagate_scales_onednn_pass.cc`): pooling, reshape2, transpose2, slice, split and nearest interpolation; from
@@ -12,6 +12,10 @@ which is what gets quantized, keeps the two apart; so it does for a mover whose 
 numbers in memory, which is no column (`GetScales`, axis 0): columns that hold larger numbers saturate. A scale that the
 engine collects from a quantize op on the weight is left alone, but is one number. So the weight of a product that
 becomes an `fc` is quantized per tensor, by a pair on its float values.
+
+**Sums that are fused into a convolution can spoil it**: a sum without scales takes the convolution back to float, and
+one of a signed and an unsigned value reads bytes with the wrong sign (`qpass.quant.onednn_sums`). A copy before the sum
+keeps it out of the convolution, in float.
 
 `MarkSkipQuant` is for ops that would be quantized although nobody simulated it.
 """
@@ -30,6 +34,7 @@ from qpass.ir.op import Op
 from qpass.ir.schema import FORWARD
 from qpass.quant.encodings import SPELLERS
 from qpass.quant.onednn_scales import cut_product_weights, lent_scales
+from qpass.quant.onednn_sums import spoiling_sums
 from qpass.quant.site import QuantSite, Storage
 from qpass.quant.spec import QuantSpec
 from qpass.quant.strip import strip_sites
@@ -39,7 +44,7 @@ from qpass.rewrite.passes import Pass
 
 @dataclass(frozen=True)
 class LegalizeOnednn(Pass):
-    """Keep oneDNN's int8 engine to the scales in the file: end the lending of scales, quantize `fc` weights per tensor.
+    """Keep oneDNN's int8 engine to the scales in the file: no lending of scales, `fc` weights per tensor, sound sums.
 
     What the model computes in Paddle's own kernels changes only where weights of products were quantized per channel.
     A float model is left alone.
@@ -47,7 +52,7 @@ class LegalizeOnednn(Pass):
 
     def run(self, model: Model) -> Model:
         """The legal model, or `model` itself when it is."""
-        return _per_tensor_products(_isolated(model))
+        return _unfused_sums(_per_tensor_products(_isolated(model)))
 
 
 def _isolated(model: Model) -> Model:
@@ -61,6 +66,20 @@ def _isolated(model: Model) -> Model:
             e.insert(Op.make("assign", {"X": value.name}, {"Out": name}, FORWARD), before=first)
             for site in sites:
                 e.rewire(site.ops[0], "X", 0, name)
+    return e.model
+
+
+def _unfused_sums(model: Model) -> Model:
+    """A copy before each sum that would spoil the convolution it is fused into."""
+    graph = model.graph
+    with edit(model) as e:
+        for uid, uses in spoiling_sums(model).items():
+            for use in uses:
+                source = graph.by_uid[uid].input(use.slot)[use.index]
+                name = e.fresh(f"{source}.float")
+                e.declare(dataclasses.replace(graph.decls[source], name=name))
+                e.insert(Op.make("assign", {"X": source}, {"Out": name}, FORWARD), before=uid)
+                e.rewire(uid, use.slot, use.index, name)
     return e.model
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 from qpass import passes
@@ -10,8 +11,10 @@ from qpass.errors import UsageError
 from qpass.ir.model import Model
 from qpass.quant.encodings import find_sites
 from qpass.quant.layers import DEFAULT_OP_TYPES
+from qpass.quant.points import find_points
 from qpass.quant.presets import find_target
-from qpass.quant.scales import ScaleTable
+from qpass.quant.recipe import Recipe
+from qpass.quant.scales import ScaleTable, key
 
 
 def check_float(model: Model) -> None:
@@ -56,8 +59,9 @@ def quantize(
     weight_bits, activation_bits : int
         2 to 8; weights are stored as int8.
     target : {None, "onednn", "tensorrt", "lite", "generic"}
-        An engine to write for: its op types where `op_types` says nothing else, its encoding and its marks. Calibrate
-        and pass the model that `qpass.deploy.prepared_for` makes.
+        An engine to write for: its op types where `op_types` says nothing else, its encoding and its marks; sums that
+        it computes in one with a layer where `scales` has scales for them. Calibrate and pass the model that
+        `qpass.deploy.prepared_for` makes; `qpass.post_training.post_training_quantize` does all of it.
 
     Raises
     ------
@@ -67,16 +71,26 @@ def quantize(
         If a skipped layer does not exist, or the table lacks a tensor.
     """
     check_float(model)
+    recipe = Recipe(op_types=tuple(op_types), weight_bits=weight_bits, activation_bits=activation_bits)
     if target is not None:
-        preset = find_target(target)
-        preset.check_bits(weight_bits, "weight_bits")
-        preset.check_bits(activation_bits, "activation_bits")
-        op_types = preset.op_types if tuple(op_types) == DEFAULT_OP_TYPES else op_types
+        recipe = _for_target(model, scales, target, recipe)
     inserted = passes.InsertQuant(
         scales=scales,
         skip=tuple(skip_tensor_list),
-        op_types=tuple(op_types),
+        op_types=recipe.op_types,
+        activation_op_types=recipe.activation_op_types,
         weight_bits=weight_bits,
         activation_bits=activation_bits,
     )(model)
     return passes.FoldQuant(to="int8")(inserted) if target is None else spelled_for(inserted, target)
+
+
+def _for_target(model: Model, scales: ScaleTable, target: str, recipe: Recipe) -> Recipe:
+    """The recipe with the op types of a target; its sums only where the table has scales for them."""
+    preset = find_target(target)
+    preset.check_bits(recipe.weight_bits, "weight_bits")
+    preset.check_bits(recipe.activation_bits, "activation_bits")
+    op_types = preset.op_types if recipe.op_types == DEFAULT_OP_TYPES else recipe.op_types
+    whole = dataclasses.replace(recipe, op_types=op_types, activation_op_types=preset.sums)
+    observed = {key(model.graph, ref) for ref in find_points(model, whole).observed}
+    return whole if observed <= scales.activations.keys() else dataclasses.replace(whole, activation_op_types=())

@@ -135,12 +135,14 @@ class QuantOptions:
     @property
     def recipe(self) -> Recipe:
         """What is quantized, and with how many bits; a target has its own op types where none are chosen."""
-        op_types = self.op_types
-        if self.target is not None and op_types == DEFAULT_OP_TYPES:
-            op_types = find_target(self.target).op_types
+        op_types, activation_op_types = self.op_types, self.activation_op_types
+        if self.target is not None:
+            preset = find_target(self.target)
+            op_types = preset.op_types if op_types == DEFAULT_OP_TYPES else op_types
+            activation_op_types = activation_op_types or preset.sums
         return Recipe(
             op_types=op_types,
-            activation_op_types=self.activation_op_types,
+            activation_op_types=activation_op_types,
             weight_bits=self.weight_bits,
             activation_bits=self.activation_bits,
             skip=self.skip,

@@ -30,6 +30,8 @@ class Target:
         In words.
     op_types : tuple of str
         Op types whose weights and input activations are quantized.
+    sums : tuple of str
+        Op types without weights whose inputs are always quantized too: what the engine computes in one with a layer.
     activation_op_types : tuple of str
         Op types without weights whose inputs are quantized too, under `is_full_quantize`.
     encoding : str
@@ -51,6 +53,7 @@ class Target:
     name: str
     engine: str
     op_types: tuple[str, ...]
+    sums: tuple[str, ...]
     activation_op_types: tuple[str, ...]
     encoding: str
     accepts: tuple[str, ...]
@@ -63,7 +66,7 @@ class Target:
 
     def recipe(self, *, full: bool = False) -> Recipe:
         """What to quantize for this engine; `full`: inputs of ops without weights too."""
-        return Recipe(op_types=self.op_types, activation_op_types=self.activation_op_types if full else ())
+        return Recipe(op_types=self.op_types, activation_op_types=self.activation_op_types if full else self.sums)
 
     def check_bits(self, bits: int, what: str) -> None:
         """Refuse a bit length that the engine does not take.
@@ -85,6 +88,8 @@ _ONEDNN = Target(
     engine="Paddle Inference, oneDNN int8 on CPU",
     # Weights of other ops stay int8 and the kernel refuses them: quant_dequant_mkldnn_pass.cc, DequantizeWeights.
     op_types=(*_CONVOLUTIONS, *_PRODUCTS),
+    # A residual sum is fused into a convolution, which stays in float where the sum has no scales: QuantizeConv.
+    sums=("elementwise_add",),
     # Paddle 2.6, static/quantization/quant_config.py, MKLDNNQuantizer.
     activation_op_types=(
         "pool2d",
@@ -111,6 +116,7 @@ _TENSORRT = Target(
     name="tensorrt",
     engine="Paddle Inference with TensorRT",
     op_types=_WEIGHTED,
+    sums=(),
     # Paddle 3.3, static/quantization/quant_config.py, TensorRTQuantizer.
     activation_op_types=(
         "pool2d",
@@ -157,6 +163,7 @@ _LITE = Target(
     name="lite",
     engine="Paddle Lite",
     op_types=_WEIGHTED,
+    sums=(),
     # Paddle 3.3, static/quantization/quant_config.py: ARMCPUQuantizer keeps the base class's empty list.
     activation_op_types=(),
     encoding="A",
@@ -174,6 +181,7 @@ _GENERIC = Target(
     name="generic",
     engine="any engine that runs the ops as Paddle does",
     op_types=_WEIGHTED,
+    sums=(),
     activation_op_types=(),
     encoding="B",
     accepts=("A", "B", "C", "D"),

@@ -226,6 +226,21 @@ def half(*, weights: bool, activations: bool) -> Model:
     return quantized(whole, layers=(name,), weights=weights, activations=activations)
 
 
+def signed_residual() -> Model:
+    """A convolution without relu is added to another one, and a relu follows: all with scales."""
+    b = Builder().feed("x", [-1, 3, 8, 8]).conv2d(4).relu()
+    h = b.current
+    shortcut = b.conv2d(4, 1).current
+    model = FoldQuant()(quantized(b.at(h).conv2d(4).relu().conv2d(4).add(shortcut).relu().conv2d(4).model()))
+
+    def plant(e: Edit, m: Model) -> None:
+        total = next(op for op in m.graph.ops if op.type == "elementwise_add")
+        for slot in ("X", "Y"):
+            e.rewire(total, slot, 0, pair(e, total, total.input(slot)[0], 2.0))
+
+    return changed(plant, model)
+
+
 def squeezed() -> Model:
     """A convolution of what an average pool makes."""
     b = Builder().feed("x", [-1, 3, 8, 8]).conv2d(4).relu().pool2d("avg", whole=True)
@@ -307,6 +322,7 @@ FAULTS: Mapping[str, tuple[Fault, ...]] = {
     "not-simulated": (Fault("onednn", lambda: with_attr("out_threshold", Attr.float(2.0), "pool2d")),),
     "lent-scale": (Fault("onednn", squeezed), Fault("onednn", reshaped)),
     "cut-product-weight": (Fault("onednn", clean),),
+    "mixed-signs": (Fault("onednn", signed_residual),),
     "bias-behind-reshape": (Fault("onednn", reshaped_bias),),
 }
 """Rule -> faults that it must find."""

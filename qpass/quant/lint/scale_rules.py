@@ -105,7 +105,7 @@ def missing_output_scales(subject: Subject) -> Iterator[Hit]:
         layer = residual_convolution(graph, op)
         if layer is not None and layer.uid not in quantized and Use(layer.uid, "Input", 0) in subject.by_use:
             what = f"the sum {op.output('Out')[0]} becomes part of it, and its scale or an operand's is missing"
-            yield Hit(layer, layer.output("Output")[0], what)
+            yield Hit(layer, layer.output("Output")[0], what, Fix("legalize-onednn"))
 
 
 def per_channel_activations(subject: Subject) -> Iterator[Hit]:
@@ -180,7 +180,7 @@ SCALE_RULES = (
         "the engine fuses the sum into the convolution, and then leaves it in float: `Conv op with ResidualData input "
         "cannot be quantized without output scale`",
         "cpu_quantize_pass.cc, QuantizeConv",
-        "",
+        "legalize-onednn",
         missing_output_scales,
     ),
     Rule(
