@@ -112,3 +112,16 @@ def test_nothing_to_compare() -> None:
         Comparison(["out"]).result()
     with pytest.raises(EvalError, match="no outputs"):
         compare(([np.zeros((0, 4), np.float32)], [np.zeros((0, 4), np.float32)]))
+
+
+@pytest.mark.parametrize(
+    ("reference", "approximation", "nmse"),
+    [([2, 1, -1], [-2, 4, 1], 4.833333), ([-2, 4, 1], [2, 1, -1], 1.380952), ([2, 1, -1], [2, 1, -1], 0.0)],
+)
+def test_normalized_mean_squared_errors_of_nncf(
+    reference: list[float], approximation: list[float], nmse: float
+) -> None:
+    """NNCF, tests/common/accuracy_control/test_rank_functions.py: the SQNR is the same ratio in dB."""
+    compared = Comparison(["y"])
+    compared.add([np.float32(reference)], [np.float32(approximation)])
+    assert 10 ** (-compared.result().sqnr_db / 10) == pytest.approx(nmse, abs=1e-6)
