@@ -161,7 +161,9 @@ def _weight(plain: Model, op: EngineOp, plan: OneDNNPlan, vnni: bool) -> npt.NDA
     scales = _along(op.weight_scales, held.ndim, axis)
     if not (vnni or op.type == "fc" or _input_is_unsigned(op, plan)):
         scales = scales * np.float32(0.5)
-    rounded = np.clip(np.rint(held * scales), -128, 127) / scales
+    usable = np.isfinite(scales) & (scales > 0)  # a channel of zeros has no usable scale
+    scales = np.where(usable, scales, np.float32(1))
+    rounded = np.where(usable, np.clip(np.rint(held * scales), -128, 127) / scales, np.float32(0))
     others = tuple(i for i in range(held.ndim) if i != axis)
     square = (weight * weight).sum(axis=others, dtype=np.float64)
     folded = (held * weight).sum(axis=others, dtype=np.float64) / np.where(square > 0, square, 1)

@@ -62,7 +62,17 @@ def batch_norm_behind_quantized_weights() -> Model:
     return calibrated(Builder().feed("x", [-1, 4, 8, 8]).conv2d(8, 1).batch_norm().relu().model())
 
 
+def channel_of_zeros() -> Model:
+    """The engine's scale of it is infinite."""
+    weight = np.random.default_rng(0).standard_normal((8, 8, 1, 1)).astype(np.float32)
+    weight[:, 1::2] = 0
+    weight[3] = 0
+    b = image().relu()
+    return calibrated(b.conv2d(8, 1, weight=b.param("conv2d_0.w_0", weight)).model())
+
+
 NETS: dict[str, Callable[[], Model]] = {
+    "channel of zeros": channel_of_zeros,
     "convolution of signed numbers": signed_1x1,
     "convolution of what relu makes": unsigned_1x1,
     "depthwise convolution": depthwise,

@@ -10,6 +10,7 @@ import pytest
 from support.build import Builder
 from support.onednn import batch, calibrated, conv, image, run, sqnr
 
+import qpass
 from qpass.ir.model import Model
 from qpass.ir.params import Params
 from qpass.passes import LegalizeOnednn
@@ -85,3 +86,26 @@ def test_plans_do_not_depend_on_the_values_of_weights() -> None:
     model = squeeze_and_excite()
     twice = {n: a * np.float32(2) if n.endswith("w_0@scale") else np.asarray(a) for n, a in model.params.items()}
     assert onednn_plan(model).same_as(onednn_plan(dataclasses.replace(model, params=Params(twice))))
+
+
+def test_a_sum_of_a_signed_and_an_unsigned_value_spoils_the_convolution_and_is_kept_out() -> None:
+    """The engine reads the signed bytes of the shortcut as unsigned ones, inside the convolution."""
+    b = image().relu()
+    h = b.current
+    shortcut = conv(b, seed=1).current
+    conv(conv(b.at(h), seed=2).relu(), seed=3).add(shortcut).relu()
+    planted = calibrated(conv(b, seed=4).model(), outputs=True)
+    x = batch(planted)
+    assert sqnr(run(planted, x, "int8"), run(qpass.simulate(planted, "onednn"), x)) < 20
+    legal = LegalizeOnednn()(planted)
+    assert sqnr(run(legal, x, "int8"), run(qpass.simulate(legal, "onednn"), x)) > 60
+    np.testing.assert_array_equal(run(legal, x), run(planted, x))
+    signed = calibrated(residual_chain(), outputs=True)
+    assert LegalizeOnednn()(signed) is signed
+
+
+def residual_chain() -> Model:
+    """No relu behind the sum: both are signed, as in an inverted residual."""
+    b = image().relu()
+    h = conv(b, seed=1).current
+    return conv(conv(conv(b, seed=2).relu(), seed=3).add(h), seed=4).model()
