@@ -106,7 +106,7 @@ def check_target(target: object) -> float:
         If it is none, or not finite.
     """
     value = math.nan
-    if isinstance(target, numbers.Real) and not isinstance(target, bool):
+    if not isinstance(target, bool) and isinstance(target, numbers.Real):
         with contextlib.suppress(OverflowError):
             value = float(target)
     if not math.isfinite(value):
