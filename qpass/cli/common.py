@@ -71,7 +71,7 @@ def add_quantizers(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--op-types", action="append", metavar="TYPES", help="op types, by commas")
     parser.add_argument(
         "--engine",
-        choices=("inference", "executor", "gpu", "int8"),
+        choices=("inference", "executor", "int8", "gpu"),
         default="inference",
         help="what runs the models (default inference); int8: quantized ones in int8, the others by inference",
     )

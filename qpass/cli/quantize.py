@@ -28,7 +28,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "  qpass quantize inference.pdmodel --data calib.npz --skip @skip_tensor_list.txt -o int8/inference\n"
         "  qpass quantize inference.pdmodel --scales scales.json -o int8/inference\n"
         "  qpass quantize inference.pdmodel --data calib.npz --target onednn -o int8/inference\n"
-        "  qpass quantize inference.pdmodel --data calib.npz --eval mine:accuracy --target-metric 0.75 -o int8/model"
+        "  qpass quantize inference.pdmodel --data calib.npz --eval mine:accuracy --target-metric 0.75 -o int8/model\n"
+        "\nweights alone, for Paddle Lite, without data:\n"
+        "  qpass run inference.pdmodel -p 'quantize-weights{bits=8}' -o int8/inference"
     )
     add_model(parser)
     add_data(parser, required=False)
