@@ -165,12 +165,20 @@ def verdict(facts: Facts) -> str:
         f"The framework's best algorithm here is {best}, {facts['framework'][best]['simulated']:.2%}; that of qpass is "
         f"{top}, {facts['qpass'][top]['simulated']:.2%}, {points(gaps[top])} points. "
     )
+    apart = [algo for algo in ALGOS if not covers_zero(facts["differences"][algo]["same algorithm"])]
+    words += (
+        f"Against the same algorithm of the framework the interval leaves out 0 for: {', '.join(apart) or 'none'}. "
+    )
     if not worse:
         return words + f"No algorithm of qpass is more than {100 * MARGIN:.1f} points below the framework's best."
     return words + (
         f"More than {100 * MARGIN:.1f} points below the framework's best: {', '.join(worse)}; with the whole interval "
         f"below that margin: {', '.join(sure) or 'none'}. (The best of seven on the same images is flattered.)"
     )
+
+
+def covers_zero(difference: tuple[float, float, float]) -> bool:
+    return difference[1] <= 0 <= difference[2]
 
 
 def engine_table(facts: Facts) -> str:

@@ -71,9 +71,7 @@ def measure(quick: bool = False, models: tuple[str, ...] = MODELS, rounds: int =
             "threads": default_threads(),
             "models": {
                 name: {
-                    "missing": [
-                        n for n in (FRAMEWORK_A, FRAMEWORK_B) if name not in QAT_TWINS and n not in made.variants
-                    ],
+                    "missing": [n for n in expected(name) if n not in made.variants],
                     "batch": len(made.batch),
                     "seconds": times(made, 3 if quick else rounds),
                     "accuracy": accuracies(made),
@@ -82,6 +80,11 @@ def measure(quick: bool = False, models: tuple[str, ...] = MODELS, rounds: int =
                 for name, made in cases.items()
             },
         }
+
+
+def expected(name: str) -> tuple[str, ...]:
+    """The files of others that a model is measured with."""
+    return (PUBLISHED,) if name in QAT_TWINS else (FRAMEWORK_A, FRAMEWORK_B)
 
 
 def case(name: str, folder: Path, quick: bool) -> Case:
