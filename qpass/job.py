@@ -177,6 +177,8 @@ class PTQJob(Job):
     ------
     UsageError
         If the model is quantized, or the options do not fit.
+    QuantError
+        If the thresholds belong to another model.
     """
 
     table: ScaleTable | None = None
@@ -184,6 +186,8 @@ class PTQJob(Job):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_float(self.model)
+        if self.table is not None:
+            self.table.check_model(self.model)
 
     @functools.cached_property
     def scales(self) -> ScaleTable:

@@ -178,6 +178,12 @@ def test_failures_write_no_model(place: Path) -> None:
     assert quantized.code == 2
     assert "quantized already" in quantized.err
     assert not (place / "int8").exists()
+    Path("other.json").write_text(
+        calibrate(load(DIGITS), demo.calibration_data()[:1]).to_json().replace(BAD, "other.w_0")
+    )
+    other = to_target(0.9, "--scales", "other.json")
+    assert other.code == 1
+    assert "the scale table belongs to another model" in other.err
     (place / "int8").mkdir()
     (place / "int8" / "m.pdmodel").write_text("mine")
     taken = to_target(0.9, "--data", "calib.npz")
