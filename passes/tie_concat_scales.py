@@ -18,7 +18,8 @@ class TieConcatScales(Pass):
     """Give all quantized inputs of each concatenation the largest of their scales.
 
     A pair that other ops read too changes for them as well, and chains of concatenations end at one scale: engines
-    hold one scale for a value. Nothing is clipped that was not clipped before; steps become coarser.
+    hold one scale for a value. Nothing is clipped that was not clipped before; steps become coarser. Scales that no
+    parameter holds, or that are no finite numbers, are left.
     """
 
     def run(self, model: Model) -> Model:
@@ -27,7 +28,8 @@ class TieConcatScales(Pass):
         groups: dict[int, set[str]] = {}
         for site in find_sites(model):
             names = {n for uid in site.ops for n in scale_names(graph.by_uid[uid])[:1] if n in model.params}
-            for use in site.uses if site.threshold.size == 1 and not site.observer_only else ():
+            known = site.threshold.size == 1 and bool(np.isfinite(site.threshold).all())
+            for use in site.uses if names and known and not site.observer_only else ():
                 if graph.by_uid[use.op].type == "concat":
                     groups.setdefault(use.op, set()).update(names)
         with edit(model) as e:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from support.build import Builder
 from support.corpus import corpus
 from support.faults import FAULTS, Fault, clean, float_net, half, two_scales
 from support.infer import infer
@@ -12,8 +13,9 @@ from support.quantized import quantized
 from qpass.errors import UsageError
 from qpass.formats.files import load
 from qpass.ir.model import Model
+from qpass.ir.op import Attr
 from qpass.mend import mend
-from qpass.passes import REGISTRY, FoldQuant, StripQuant, parse_passes
+from qpass.passes import REGISTRY, FoldQuant, StripQuant, TieConcatScales, parse_passes
 from qpass.quant.lint.rule import Fix
 from qpass.quant.lint.run import RULES, fixes, lint
 from qpass.quant.presets import TARGETS, find_target
@@ -141,6 +143,25 @@ def test_inputs_of_a_concatenation_get_the_largest_scale() -> None:
     concat = next(op for op in mended.graph.ops if op.type == "concat")
     scales = [mended.params[mended.graph.writer(mended.graph.read(concat, "X", i)).input("Scale")[0]] for i in range(2)]
     assert [scale.tolist() for scale in scales] == [[4.0], [4.0]]
+
+
+def test_scales_that_are_computed_when_the_model_runs_cannot_be_tied() -> None:
+    b = Builder().feed("x", [-1, 3, 8, 8])
+    shape, made = b.shape("x"), []
+    for kind in ("relu", "tanh"):
+        source = b.at("x").unary(kind).current
+        b.declare(f"{source}.scale", (1,)).declare(f"{source}.q", shape)
+        made.append(f"{source}.q")
+        b.op(
+            "fake_quantize_dequantize_abs_max",
+            {"X": source},
+            {"Out": made[-1], "OutScale": f"{source}.scale"},
+            {"bit_length": Attr.int(8)},
+        )
+    b.declare("both", (-1, 6, 8, 8)).op("concat", {"X": made}, {"Out": "both"}, {"axis": Attr.int(1)})
+    model = b.model()
+    assert TieConcatScales()(model) is model
+    assert "unequal-concat-scales" not in rules_of(model, "onednn")
 
 
 def test_fixes_come_once_each_in_an_order_that_works() -> None:

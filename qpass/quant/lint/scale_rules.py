@@ -91,7 +91,8 @@ def unequal_concat(subject: Subject) -> Iterator[Hit]:
     """Concatenations whose quantized inputs have different thresholds."""
     for op in subject.graph.ops:
         uses = [use for site in subject.sites if not site.observer_only for use in site.uses if use.op == op.uid]
-        scales = {float(subject.by_use[use].threshold.reshape(-1)[0]) for use in uses}
+        found = (float(subject.by_use[use].threshold.reshape(-1)[0]) for use in uses)
+        scales = {scale for scale in found if np.isfinite(scale)}
         if op.type == "concat" and len(scales) > 1:
             values = ", ".join(f"{scale:.4g}" for scale in sorted(scales))
             yield Hit(op, op.output("Out")[0], f"its inputs have the scales {values}", Fix("tie-concat-scales"))
