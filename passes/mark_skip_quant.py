@@ -19,7 +19,8 @@ from qpass.ir.op import Attr, AttrKind, Op
 from qpass.ir.schema import FORWARD
 from qpass.quant.encodings import find_sites
 from qpass.quant.layers import root
-from qpass.quant.onednn_placement import SKIP, fused_operand, unsimulated
+from qpass.quant.onednn_fusion import fused_operand
+from qpass.quant.onednn_placement import SKIP, unsimulated
 from qpass.rewrite.edit import Edit, edit
 from qpass.rewrite.passes import Pass
 

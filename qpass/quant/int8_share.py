@@ -14,18 +14,18 @@ from qpass.ir.graph import Graph, ValueRef
 from qpass.ir.model import Model
 from qpass.ir.op import Op
 from qpass.quant.encoding import data_out
-from qpass.quant.layers import Layer, LayerOp, find_layers, is_param, root
-from qpass.quant.onednn_placement import (
+from qpass.quant.layers import Layer, LayerOp, find_layers, root
+from qpass.quant.onednn_fusion import (
     ACTIVATIONS,
     CONVOLUTIONS,
     PRODUCTS,
     activations,
     adds_bias,
-    quantized_ops,
     real_readers,
+    reshaped_bias,
 )
+from qpass.quant.onednn_placement import quantized_ops
 
-_RESHAPES = ("reshape", "reshape2")
 _OUTSIDE = ("feed", "fetch")
 
 
@@ -88,7 +88,7 @@ def int8_share(model: Model) -> Int8Share:
         dequantized=len(to_float),
         float_between=_between(graph, to_int8, to_float),
         batch_norms=sum(op.type == "batch_norm" and not _is_taken_in(graph, op) for op in graph.ops),
-        reshaped_biases=sum(_adds_reshaped(graph, op) for op in graph.ops),
+        reshaped_biases=sum(reshaped_bias(graph, op) is not None for op in graph.ops),
     )
 
 
@@ -152,14 +152,3 @@ def _between(graph: Graph, to_int8: set[ValueRef], to_float: set[ValueRef]) -> t
 def _is_taken_in(graph: Graph, op: Op) -> bool:
     writer = graph.writer(root(graph, graph.read(op, "X")))
     return writer is not None and writer.type in CONVOLUTIONS and len(real_readers(graph, writer)) == 1
-
-
-def _adds_reshaped(graph: Graph, op: Op) -> bool:
-    if op.type != "elementwise_add":
-        return False
-    product, bias = (graph.sole_read(op, slot) for slot in ("X", "Y"))
-    maker = None if product is None else graph.writer(root(graph, product))
-    reshape = None if bias is None else graph.writer(bias)
-    if maker is None or maker.type not in CONVOLUTIONS or reshape is None or reshape.type not in _RESHAPES:
-        return False
-    return is_param(graph, graph.read(reshape, "X"))

@@ -22,21 +22,22 @@ from qpass.ir.op import Op
 from qpass.quant.encoding import data_in, data_out
 from qpass.quant.encodings import find_sites
 from qpass.quant.layers import is_param, root
+from qpass.quant.onednn_fusion import (
+    CONVOLUTIONS,
+    PRODUCTS,
+    SAME_VALUES,
+    activations,
+    fused_operand,
+    fused_result,
+    real_readers,
+    residual_convolution,
+)
 from qpass.quant.ops import DATA_SLOTS, scale_names
 
 SKIP = "skip_quant"
-PRODUCTS = ("mul", "matmul", "matmul_v2")
-CONVOLUTIONS = ("conv2d", "depthwise_conv2d")
-_SAME_VALUES = ("transpose2", "reshape2", "slice", "split", "nearest_interp", "nearest_interp_v2")
-_SPREADS = (*_SAME_VALUES, "pool2d", "shape")
+_SPREADS = (*SAME_VALUES, "pool2d", "shape")
 _ELEMENTWISE = ("elementwise_add", "elementwise_mul", "elementwise_sub")
-ACTIVATIONS = (
-    *("abs", "clip", "gelu", "hard_sigmoid", "hard_swish", "leaky_relu", "mish", "relu", "relu6", "sigmoid", "sqrt"),
-    *("swish", "tanh"),
-)
-"""Fused into the op before them: conv_activation_onednn_fuse_pass.cc, GetSupportedActivations."""
-
-SUPPORTED = (*CONVOLUTIONS, *PRODUCTS, *_SAME_VALUES, *_ELEMENTWISE, "pool2d", "concat", "prior_box")
+SUPPORTED = (*CONVOLUTIONS, *PRODUCTS, *SAME_VALUES, *_ELEMENTWISE, "pool2d", "concat", "prior_box")
 """Op types that it quantizes, as they are before fusion: cpu_quantize_placement_pass.cc."""
 
 _GIVES_SCALE = (
@@ -71,7 +72,7 @@ def quantized_ops(model: Model) -> tuple[Op, ...]:
             chosen |= {op.uid} if layer.uid in chosen else set()
         elif layer is not None:  # "cannot be quantized without output scale": the convolution stays in float too
             chosen -= {op.uid, layer.uid}
-    movers = [op for op in graph.ops if op.type in _SAME_VALUES and not is_skipped(op)]
+    movers = [op for op in graph.ops if op.type in SAME_VALUES and not is_skipped(op)]
     for op in movers:  # in program order: a chain of them needs one int8 op before it, or only int8 ops after it
         if _out(graph, op) in known and (_follows(graph, op, chosen) or _feeds(graph, op, chosen)):
             chosen.add(op.uid)
@@ -83,66 +84,11 @@ def is_skipped(op: Op) -> bool:
     return op.attr(SKIP) in (1, True)
 
 
-def fused_operand(graph: Graph, op: Op) -> Use | None:
-    """The activation through which an op is fused into one that ignores its mark; None where it is not.
-
-    The input of a product with a bias (fc_fuse_pass.cc), or the operand of a sum that comes from a convolution whose
-    only reader the sum is, bias and batch normalization in between (conv_elementwise_add_onednn_fuse_pass.cc).
-    """
-    if op.type in PRODUCTS:
-        weight = graph.sole_read(op, "Y")
-        biased = any(
-            reader.type == "elementwise_add" and adds_bias(graph, reader) for reader in real_readers(graph, op)
-        )
-        fused = weight is not None and is_param(graph, root(graph, weight)) and biased
-        return Use(op.uid, "X", 0) if fused else None
-    uses = activations(graph, op) if op.type == "elementwise_add" else []
-    return next((use for use in uses if len(uses) == 2 and _takes_sum(graph, use, uses)), None)
-
-
-def _takes_sum(graph: Graph, use: Use, uses: list[Use]) -> bool:
-    """Whether the convolution behind one operand takes in the sum; the pattern excludes a sum with its own input."""
-    layer = fused_convolution(graph, graph.read(graph.by_uid[use.op], use.slot))
-    if layer is None:
-        return False
-    other = next(each for each in uses if each != use)
-    return root(graph, graph.read(layer, "Input")) != root(graph, graph.read(graph.by_uid[other.op], other.slot))
-
-
-def fused_convolution(graph: Graph, ref: ValueRef) -> Op | None:
-    """The convolution that makes a value read once, bias and batch normalization in between; None where none does."""
-    while True:
-        ref = root(graph, ref)
-        writer = graph.writer(ref)
-        if writer is None or len(real_readers(graph, writer)) != 1:
-            return None
-        if writer.type in CONVOLUTIONS:
-            return writer
-        if writer.type != "batch_norm" and not (writer.type == "elementwise_add" and adds_bias(graph, writer)):
-            return None
-        ref = graph.read(writer, "X")
-
-
-def residual_convolution(graph: Graph, op: Op) -> Op | None:
-    """The convolution that a sum becomes part of; None where it does not."""
-    operand = fused_operand(graph, op) if op.type == "elementwise_add" else None
-    return None if operand is None else fused_convolution(graph, graph.read(op, operand.slot))
-
-
 def _residual_is_scaled(graph: Graph, op: Op, known: frozenset[ValueRef]) -> bool:
     """Whether the other operand of a fused sum has a scale, and what comes out behind its activation function."""
-    operand, out = fused_operand(graph, op), _out(graph, op)
+    operand, (out, _) = fused_operand(graph, op), fused_result(graph, op)
     others = [use for use in activations(graph, op) if use != operand]
-    readers = real_readers(graph, op)
-    if len(readers) == 1 and readers[0].type in ACTIVATIONS:
-        out = _out(graph, readers[0])
     return out in known and all(root(graph, graph.read(op, use.slot, use.index)) in known for use in others)
-
-
-def activations(graph: Graph, op: Op) -> list[Use]:
-    """The operands of an op that are float activations, not parameters."""
-    reads = (Use(op.uid, slot, index) for slot, index, _ in op.reads() if slot in ("X", "Y", "Input"))
-    return [use for use in reads if not is_param(graph, root(graph, graph.read(op, use.slot, use.index)))]
 
 
 def known_scales(model: Model) -> frozenset[ValueRef]:
@@ -195,7 +141,7 @@ def _is_chosen(graph: Graph, op: Op, known: frozenset[ValueRef]) -> bool:
     scaled = bool(uses) and all(root(graph, graph.read(op, u.slot, u.index)) in known for u in uses)
     if op.type in PRODUCTS and fused_operand(graph, op) is not None:
         return scaled
-    if is_skipped(op) or op.type in _SAME_VALUES or (op.type in (*CONVOLUTIONS, *PRODUCTS) and _spared(graph, op)):
+    if is_skipped(op) or op.type in SAME_VALUES or (op.type in (*CONVOLUTIONS, *PRODUCTS) and _spared(graph, op)):
         return False
     if op.type in CONVOLUTIONS or op.type == "prior_box":
         return scaled
@@ -217,7 +163,7 @@ def _is_simulated(graph: Graph, op: Op, simulated: set[Use]) -> bool:
     uses = activations(graph, op)
     if uses and simulated.issuperset(uses):
         return True
-    moves = op.type in _SAME_VALUES or (op.type == "pool2d" and op.attr("pooling_type") == "max")
+    moves = op.type in SAME_VALUES or (op.type == "pool2d" and op.attr("pooling_type") == "max")
     out = _out(graph, op)
     if not moves or out is None:
         return False
@@ -237,26 +183,6 @@ def _end(graph: Graph, ref: ValueRef) -> ValueRef:
 def _out(graph: Graph, op: Op) -> ValueRef | None:
     slot = next((s for s in ("Out", "Output") if op.output(s)), None)
     return graph.written(op, slot) if slot is not None else None
-
-
-def real_readers(graph: Graph, op: Op) -> list[Op]:
-    """Real ops that read what `op` makes, also through quantization ops."""
-    waiting = [graph.written(op, slot, index) for slot, index, _ in op.writes()]
-    found: list[Op] = []
-    while waiting:
-        for reader in graph.readers(waiting.pop()):
-            out = data_out(graph, reader)
-            if out is not None:
-                waiting.append(out)
-            else:
-                found.append(reader)
-    return found
-
-
-def adds_bias(graph: Graph, add: Op) -> bool:
-    """Whether what an op reads as Y is a parameter: a bias, if the op is a sum."""
-    bias = graph.sole_read(add, "Y")
-    return bias is not None and is_param(graph, root(graph, bias))
 
 
 def _follows(graph: Graph, op: Op, chosen: set[int]) -> bool:

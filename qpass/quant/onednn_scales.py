@@ -9,10 +9,8 @@ from qpass.ir.model import Model
 from qpass.ir.op import Op
 from qpass.quant.encodings import find_sites
 from qpass.quant.layers import find_layers, root
-from qpass.quant.onednn_placement import fused_operand
+from qpass.quant.onednn_fusion import SAME_VALUES, fused_operand, source_of
 from qpass.quant.site import QuantSite, Role, Storage
-
-_MOVERS = ("transpose2", "reshape2", "slice", "split", "nearest_interp", "nearest_interp_v2")
 
 
 def lent_scales(model: Model) -> Mapping[ValueRef, tuple[QuantSite, ...]]:
@@ -61,7 +59,7 @@ def cut_product_weights(model: Model) -> tuple[QuantSite, ...]:
 def _lends_wrongly(graph: Graph, op: Op, quantized: Mapping[ValueRef, object]) -> bool:
     if op.type == "pool2d":
         return op.attr("pooling_type") == "avg"
-    source = graph.sole_read(op, "Input" if op.type == "slice" else "X") if op.type in _MOVERS else None
+    source = source_of(graph, op) if op.type in SAME_VALUES else None
     if source is None:
         return False
     value = root(graph, source)

@@ -8,13 +8,13 @@ from qpass.ir.graph import Graph, Use, ValueRef
 from qpass.ir.model import Model
 from qpass.ir.op import Op
 from qpass.quant.layers import root
-from qpass.quant.onednn_placement import activations, fused_convolution, known_scales
+from qpass.quant.onednn_fusion import SAME_VALUES, activations, fused_convolution, fused_result, source_of
+from qpass.quant.onednn_placement import known_scales
 
 _UNSIGNED = ("relu", "relu6")
-_FUSED = (*_UNSIGNED, "hard_swish", "hard_sigmoid", "leaky_relu", "swish", "sigmoid", "tanh", "gelu", "mish")
-"""Activations that are fused behind the sum: conv_activation_onednn_fuse_pass.cc."""
+"""Held in levels 0 to 255: compute_propagate_scales_onednn_pass.cc, UpdateReluOutputScales."""
 
-_KEEP_SIGN = ("pool2d", "reshape2", "transpose2", "slice", "split", "nearest_interp", "nearest_interp_v2")
+_KEEP_SIGN = ("pool2d", *SAME_VALUES)
 
 
 def spoiling_sums(model: Model) -> Mapping[int, tuple[Use, ...]]:
@@ -44,20 +44,12 @@ def _convolutions(graph: Graph, op: Op) -> tuple[Use, ...]:
 
 
 def _is_sound(graph: Graph, op: Op, through: tuple[Use, ...], known: frozenset[ValueRef]) -> bool:
-    made, unsigned = _end(graph, op)
+    made, last = fused_result(graph, op)
+    unsigned = last.type in _UNSIGNED
     uses = activations(graph, op)
     # The engine fuses the sum into one of the convolutions: every choice must be sound.
     added = [root(graph, graph.read(op, use.slot)) for use in uses if len(through) > 1 or use not in through]
     return made in known and all(ref in known and _is_unsigned(graph, ref) is unsigned for ref in added)
-
-
-def _end(graph: Graph, op: Op) -> tuple[ValueRef, bool]:
-    """What the fused op makes, and whether it is unsigned."""
-    out = graph.written(op, "Out")
-    readers = [reader for reader in graph.readers(out) if reader.type in _FUSED]
-    if len(readers) == 1 and len(graph.uses(out)) == 1:
-        return graph.written(readers[0], "Out"), readers[0].type in _UNSIGNED
-    return out, False
 
 
 def _is_unsigned(graph: Graph, ref: ValueRef) -> bool:
@@ -65,6 +57,6 @@ def _is_unsigned(graph: Graph, ref: ValueRef) -> bool:
     if writer is None:
         return False
     if writer.type in _KEEP_SIGN:
-        source = graph.sole_read(writer, "Input" if writer.type == "slice" else "X")
+        source = source_of(graph, writer)
         return source is not None and _is_unsigned(graph, root(graph, source))
     return writer.type in _UNSIGNED

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from qpass.quant.layers import is_param, root
 from qpass.quant.lint.rule import Fix, Hit, Rule, Subject
-from qpass.quant.onednn_placement import fused_convolution, quantized_ops
+from qpass.quant.onednn_fusion import fused_convolution, reshaped_bias
+from qpass.quant.onednn_placement import quantized_ops
 from qpass.quant.onednn_scales import cut_product_weights, lent_scales
 from qpass.quant.onednn_sums import spoiling_sums
 
 _LEGALIZE = Fix("legalize-onednn")
-_CONVOLUTIONS = ("conv2d", "depthwise_conv2d")
 
 
 def lent(subject: Subject) -> Iterator[Hit]:
@@ -31,16 +30,10 @@ def cut(subject: Subject) -> Iterator[Hit]:
 
 def reshaped_biases(subject: Subject) -> Iterator[Hit]:
     """Biases of convolutions that are added through a reshape."""
-    graph = subject.graph
-    for op in graph.ops:
-        bias = graph.sole_read(op, "Y") if op.type == "elementwise_add" else None
-        reshape = graph.writer(bias) if bias is not None else None
-        if reshape is None or reshape.type not in ("reshape", "reshape2"):
-            continue
-        source, product = graph.sole_read(reshape, "X"), graph.sole_read(op, "X")
-        layer = graph.writer(root(graph, product)) if product is not None else None
-        if source is not None and is_param(graph, source) and layer is not None and layer.type in _CONVOLUTIONS:
-            yield Hit(op, source.name, "the bias is added through a reshape", Fix("fold-bias"))
+    for op in subject.graph.ops:
+        bias = reshaped_bias(subject.graph, op)
+        if bias is not None:
+            yield Hit(op, bias.name, "the bias is added through a reshape", Fix("fold-bias"))
 
 
 def mixed_signs(subject: Subject) -> Iterator[Hit]:

@@ -9,7 +9,8 @@ import numpy as np
 from qpass.ir.graph import Use
 from qpass.quant.layers import is_param
 from qpass.quant.lint.rule import Fix, Hit, Rule, Subject
-from qpass.quant.onednn_placement import quantized_ops, residual_convolution
+from qpass.quant.onednn_fusion import residual_convolution
+from qpass.quant.onednn_placement import quantized_ops
 from qpass.quant.site import QuantSite, Role
 
 _ALL = ("onednn", "tensorrt", "lite", "generic")
