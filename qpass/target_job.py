@@ -15,7 +15,7 @@ from qpass.errors import TargetError
 from qpass.formats.files import save
 from qpass.ir.model import Model
 from qpass.job import Job
-from qpass.report.target import OUTCOMES, summary
+from qpass.report.target import advice, summary
 from qpass.report.write import write_target
 from qpass.runtime.evaluating import evaluating_engine
 
@@ -67,9 +67,7 @@ def reach_target(
     result = find_target(job, target_metric, on_trial)
     files = write_target(result, job.save_dir)
     if result.outcome != "reached":
-        raise TargetError(
-            summary(result), where=str(files[0]), hint=OUTCOMES[result.outcome].hint.format(metric=repr(result.metric))
-        )
+        raise TargetError(summary(result), where=str(files[0]), hint=advice(result))
     skip = list(result.skip_tensor_list)
     files.append(job.write_skip_list(skip))
     model = job.rewrite(skip)
@@ -106,12 +104,20 @@ def find_target(job: Job, target_metric: float, on_trial: Callable[[Trial], None
 
     with Checkpoint(job.save_dir / TARGET_CHECKPOINT, header, resume=job.resume) as store:
 
+        def measured(key: str, what: str, make: Callable[[], Model]) -> float:
+            if key not in store.done:
+                store.add(key, measuring.measure(make(), what))
+            return store.done[key].metric
+
         def evaluate(skip: tuple[str, ...]) -> float:
             key = f"skip:{json.dumps(sorted(skip), ensure_ascii=False)}"
-            if key not in store.done:
-                what = f"the model with {len(skip)} of {len(layers)} layers in float"
-                store.add(key, measuring.measure(job.rewrite(skip), what))
-            return store.done[key].metric
+            what = f"the model with {len(skip)} of {len(layers)} layers in float"
+            return measured(key, what, lambda: job.rewrite(skip))
+
+        def measure_float() -> float:
+            if _same(job.rewrite(layers), job.reference):
+                return evaluate(tuple(layers))
+            return measured("float", "the float model", lambda: job.reference)
 
         return Search(
             layers=layers,
@@ -121,5 +127,10 @@ def find_target(job: Job, target_metric: float, on_trial: Callable[[Trial], None
             mode=job.mode,
             metric_name=measuring.name,
             higher_is_better=job.options.higher_is_better,
+            measure_float=measure_float,
             on_trial=on_trial,
         ).run()
+
+
+def _same(one: Model, other: Model) -> bool:
+    return (one.program_digest(), one.params_digest()) == (other.program_digest(), other.params_digest())

@@ -30,7 +30,7 @@ from qpass.analysis.result import Mode
 from qpass.errors import UsageError
 
 Step = Literal["nothing skipped", "everything skipped", "bisection", "re-quantize"]
-Outcome = Literal["reached", "only float reaches", "float misses"]
+Outcome = Literal["reached", "only float reaches", "layers in float miss", "float misses"]
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,10 @@ class TargetResult:
     target : float
         Reached by a metric that equals it or is better.
     outcome : str
-        ``reached``; ``only float reaches``: no layer can be quantized; ``float misses``: not even the model with every
-        layer in float reaches it.
+        ``reached``; ``only float reaches``: no layer can be quantized; ``layers in float miss``: the float model
+        reaches it, but not with what stays quantized beside the layers; ``float misses``: not even the float model.
+    float_metric : float or None
+        Of the float model; None where the target was reached.
     layers : tuple of str
         All layers, most sensitive first; in program order where no ranking was needed.
     skip_tensor_list : tuple of str
@@ -86,6 +88,7 @@ class TargetResult:
     higher_is_better: bool
     target: float
     outcome: Outcome
+    float_metric: float | None
     layers: tuple[str, ...]
     skip_tensor_list: tuple[str, ...]
     metric: float
@@ -132,6 +135,9 @@ class Search:
     target : float
     mode, metric_name, higher_is_better
         As in `TargetResult`.
+    measure_float : callable or None
+        Metric of the float model; called only where no skip list reaches the target. None where it is the model with
+        every layer in float.
     on_trial : callable
         Told of every model after it was measured.
     """
@@ -143,6 +149,7 @@ class Search:
     mode: Mode
     metric_name: str
     higher_is_better: bool = True
+    measure_float: Callable[[], float] | None = None
     on_trial: Callable[[Trial], None] = lambda trial: None
 
     def __post_init__(self) -> None:
@@ -194,25 +201,32 @@ class Search:
         names = frozenset(skip)
         if names not in self._tried:
             metric = self.evaluate(skip)
-            good = metric >= self.target if self.higher_is_better else metric <= self.target
-            self._tried[names] = Trial(step, skip, metric, good)
+            self._tried[names] = Trial(step, skip, metric, self._good(metric))
             self.on_trial(self._tried[names])
         return self._tried[names].reaches
+
+    def _good(self, metric: float) -> bool:
+        return metric >= self.target if self.higher_is_better else metric <= self.target
 
     def _metric(self, skip: tuple[str, ...]) -> float:
         return self._tried[frozenset(skip)].metric
 
     def _result(self, outcome: Outcome, layers: tuple[str, ...], skip: tuple[str, ...]) -> TargetResult:
         reached = outcome == "reached"
+        metric = self._metric(skip if reached else layers)
+        float_metric = None if reached else metric if self.measure_float is None else self.measure_float()
+        if outcome == "float misses" and float_metric is not None and self._good(float_metric):
+            outcome = "layers in float miss"
         return TargetResult(
             mode=self.mode,
             metric_name=self.metric_name,
             higher_is_better=self.higher_is_better,
             target=self.target,
             outcome=outcome,
+            float_metric=float_metric,
             layers=layers,
             skip_tensor_list=skip if reached else (),
-            metric=self._metric(skip if reached else layers),
+            metric=metric,
             certificate={name: self._metric(_without(skip, name)) for name in skip},
             trials=tuple(self._tried.values()),
         )

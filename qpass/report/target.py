@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 from typing import NamedTuple
 
-from qpass.analysis.result import Mode
 from qpass.analysis.target import Outcome, TargetResult, Trial
 from qpass.report.digits import Digits
 from qpass.report.text import csv_text
 from qpass.report.wording import one_line
 
-_EVERYTHING: dict[Mode, str] = {"ptq": "the float model", "qat": "the model with every layer un-quantized"}
+_FLOAT, _EVERYTHING = "the float model", "the model with every layer in float"
 
 
 class Words(NamedTuple):
@@ -27,8 +26,13 @@ OUTCOMES: dict[Outcome, Words] = {
         "only {everything} reaches the target: each layer alone, quantized, misses it",
         "give a target that allows some loss, or try more bits, another algorithm or more calibration data",
     ),
-    "float misses": Words(
+    "layers in float miss": Words(
         "even {everything} misses the target",
+        "what is quantized beside the layers costs too much: quantize fewer kinds of ops, or give a target that "
+        "{metric} reaches",
+    ),
+    "float misses": Words(
+        "even the float model misses the target",
         "give a target that {metric} reaches; does the evaluation run on the data and the scale you mean?",
     ),
 }
@@ -38,10 +42,22 @@ OUTCOMES: dict[Outcome, Words] = {
 def summary(result: TargetResult) -> str:
     """One sentence: the outcome, the metric, the target."""
     what = OUTCOMES[result.outcome].what.format(
-        everything=_EVERYTHING[result.mode], kept=len(result.skip_tensor_list), all=len(result.layers)
+        everything=_FLOAT if result.float_metric == result.metric else _EVERYTHING,
+        kept=len(result.skip_tensor_list),
+        all=len(result.layers),
     )
     digits = _digits(result)
-    return f"{what} (metric {digits.text(result.metric)}, target {_bound(result)} {digits.text(result.target)})"
+    metric, more = result.metric, ""
+    if result.float_metric is not None and result.outcome == "float misses":
+        metric = result.float_metric
+    elif result.float_metric not in (None, metric):
+        more = f"; the float model has {digits.text(result.float_metric)}"
+    return f"{what} (metric {digits.text(metric)}, target {_bound(result)} {digits.text(result.target)}{more})"
+
+
+def advice(result: TargetResult) -> str:
+    """What to do about the outcome; empty where the target was reached."""
+    return OUTCOMES[result.outcome].hint.format(metric=repr(result.metric))
 
 
 def target_txt(result: TargetResult) -> str:
@@ -88,7 +104,8 @@ def _names(skip: tuple[str, ...]) -> str:
 
 
 def _digits(result: TargetResult) -> Digits:
-    return Digits.of([result.target, *(trial.metric for trial in result.trials)])
+    floats = [] if result.float_metric is None else [result.float_metric]
+    return Digits.of([result.target, *floats, *(trial.metric for trial in result.trials)])
 
 
 def _bound(result: TargetResult) -> str:

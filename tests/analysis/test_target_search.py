@@ -182,6 +182,20 @@ def test_one_layer_is_quantized_or_nothing_is() -> None:
     assert len(result.trials) == 2
 
 
+def test_the_float_model_is_measured_where_nothing_reaches_the_target() -> None:
+    def run(target: float) -> TargetResult:
+        metric = Counted(lambda skip: len(skip) / 4)
+        return Search(names(4), lambda: names(4), metric, target, "ptq", "m", measure_float=lambda: 2.0).run()
+
+    found = {target: (run(target).outcome, run(target).float_metric) for target in (0.5, 1.0, 1.5, 2.5)}
+    assert found == {
+        0.5: ("reached", None),
+        1.0: ("only float reaches", 2.0),
+        1.5: ("layers in float miss", 2.0),
+        2.5: ("float misses", 2.0),
+    }
+
+
 def test_every_trial_is_told_at_once() -> None:
     told: list[float] = []
     metric = Counted(lambda skip: len(skip) / 4)

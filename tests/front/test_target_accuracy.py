@@ -204,6 +204,26 @@ def test_out_of_reach(tmp_path: Path, target: float, words: str) -> None:
     assert names(tmp_path) == (REPORTS if target == 0.99 else REPORTS | RANKING)
 
 
+def test_pools_and_sums_that_cost_too_much(tmp_path: Path) -> None:
+    """Skipping layers leaves the rest quantized; that is not what the report may call the float model."""
+    evaluate = Probability()
+    few_bits = {"is_full_quantize": True, "activation_bits": 3}
+    with pytest.raises(TargetError, match=r"every layer in float misses .*; the float model has 0\.9") as error:
+        analysis(tmp_path, evaluate, ptq_config=few_bits).get_target_quant_model(0.9)
+    assert "quantize fewer kinds of ops" in str(error.value)
+    assert evaluate.calls == 3
+    body = json.loads((tmp_path / "target.json").read_text())
+    assert body["outcome"] == "layers in float miss"
+    assert body["metric"] < 0.9 <= body["float_metric"] == judged_float(evaluate)
+
+
+def judged_float(evaluate: Probability) -> float:
+    from qpass.runtime.engines import get_engine
+
+    session = get_engine("inference").session(load(demo.float_prefix()))
+    return evaluate(lambda images: session.run({session.feed_names[0]: np.asarray(images)}))
+
+
 @pytest.mark.parametrize("target", [float("nan"), float("inf"), "0.9", None, True])
 def test_a_target_that_is_no_number(tmp_path: Path, target: object) -> None:
     evaluate = Probability()
@@ -260,7 +280,7 @@ def test_qat(tmp_path: Path, restore: str) -> None:
     saved = load(tmp_path / "out" / "target_quant_model" / "model")
     assert in_float(saved) == [BAD]
     assert judged(saved) == pytest.approx(result.metric, abs=1e-4)
-    with pytest.raises(TargetError, match="even the model with every layer un-quantized misses the target"):
+    with pytest.raises(TargetError, match="even the float model misses the target"):
         analyzer.get_target_quant_model(0.9999)
 
 

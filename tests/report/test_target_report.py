@@ -11,20 +11,21 @@ import pytest
 
 from qpass.analysis.result import Mode
 from qpass.analysis.target import Search, TargetResult
-from qpass.report.target import summary, target_csv, target_txt
+from qpass.report.target import advice, summary, target_csv, target_txt
 from qpass.report.write import write_target
 
 LAYERS = ("conv,1", 'conv "2"', "conv\n3", "卷积4")
 COST = dict(zip(LAYERS, (0.3, 0.0004, 0.2, 0.1), strict=True))
 
 
-def found(target: float, mode: Mode = "ptq", higher: bool = True) -> TargetResult:
+def found(target: float, mode: Mode = "ptq", higher: bool = True, of_float: float | None = None) -> TargetResult:
     def metric(skip: tuple[str, ...]) -> float:
         lost = sum(cost for name, cost in COST.items() if name not in skip)
         return 0.9 - lost if higher else lost
 
     ranking = sorted(LAYERS, key=lambda name: -COST[name])
-    return Search(LAYERS, lambda: ranking, metric, target, mode, "mine.accuracy", higher).run()
+    measure = None if of_float is None else lambda: of_float
+    return Search(LAYERS, lambda: ranking, metric, target, mode, "mine.accuracy", higher, measure).run()
 
 
 def test_the_whole_text() -> None:
@@ -49,23 +50,41 @@ def test_the_whole_text() -> None:
 
 
 @pytest.mark.parametrize(
-    ("target", "mode", "higher", "words"),
+    ("target", "mode", "higher", "of_float", "words"),
     [
-        (0.2, "ptq", True, "the target is reached with 0 of 4 layers in float (metric 0.2996, target >= 0.2000)"),
-        (0.95, "ptq", True, "even the float model misses the target (metric 0.9000, target >= 0.9500)"),
+        (0.2, "ptq", True, None, "the target is reached with 0 of 4 layers in float (metric 0.2996, target >= 0.2000)"),
         (
-            -0.1,
+            0.25,
             "qat",
             False,
-            "even the model with every layer un-quantized misses the target (metric 0.0000, target <= ",
+            None,
+            "the target is reached with 2 of 4 layers in float (metric 0.1004, target <= 0.2500)",
         ),
-        (0.89999, "ptq", True, "only the float model reaches the target: each layer alone, quantized, misses it"),
-        (0.0001, "qat", False, "only the model with every layer un-quantized reaches the target"),
-        (0.25, "qat", False, "the target is reached with 2 of 4 layers in float (metric 0.1004, target <= 0.2500)"),
+        (
+            *(0.89999, "ptq", True, None),
+            "only the float model reaches the target: each layer alone, quantized, misses it "
+            "(metric 0.90000, target >= 0.89999)",
+        ),
+        (
+            *(0.0001, "qat", False, -0.5),
+            "only the model with every layer in float reaches the target: each layer alone, quantized, misses it "
+            "(metric 0.0000, target <= 0.0001; the float model has -0.5000)",
+        ),
+        (0.95, "ptq", True, None, "even the float model misses the target (metric 0.9000, target >= 0.9500)"),
+        (0.95, "qat", True, 0.94, "even the float model misses the target (metric 0.9400, target >= 0.9500)"),
+        (
+            *(0.95, "ptq", True, 0.95),
+            "even the model with every layer in float misses the target "
+            "(metric 0.9000, target >= 0.9500; the float model has 0.9500)",
+        ),
     ],
 )
-def test_every_outcome_has_its_words(target: float, mode: Mode, higher: bool, words: str) -> None:
-    assert summary(found(target, mode, higher)).startswith(words)
+def test_every_outcome_has_its_words(
+    target: float, mode: Mode, higher: bool, of_float: float | None, words: str
+) -> None:
+    result = found(target, mode, higher, of_float)
+    assert summary(result) == words
+    assert (advice(result) == "") == (result.outcome == "reached")
 
 
 def test_a_metric_just_below_the_target_does_not_look_equal_to_it() -> None:
