@@ -6,7 +6,9 @@ Three things, each seen with Paddle Inference 2.6.2 and 3.3.1 and found in its s
 (`compute_propagate_scales_onednn_pass.cc`): pooling, reshape2, transpose2, slice, split and nearest interpolation; from
 input to output, or backwards where only the output has one. An *average* pool does not keep the range: behind a
 squeeze-and-excite pool the map itself is clipped to the range of its means. A copy (``assign``) of the pool's output,
-which is what gets quantized, keeps the two apart; so it does for a mover whose input others read as well.
+which is what gets quantized, keeps the two apart; so it does for a mover whose input others read as well, and for
+``scale``, behind which the engine divides by the factor where it should multiply: the value before is held at a scale
+that is off by its square.
 
 **The weights of a matrix product are cut.** The scale of column n of a [K, N] weight is computed from the n-th run of K
 numbers in memory, which is no column (`GetScales`, axis 0): columns that hold larger numbers saturate. A scale that the

@@ -17,7 +17,9 @@ def lent_scales(model: Model) -> Mapping[ValueRef, tuple[QuantSite, ...]]:
     """Quantized values whose scale the engine lends to the value before, where that one has another range.
 
     What an average pool makes; what reshape2, transpose2, slice, split and nearest interpolation make of a value that
-    others read too, and that has no scale of its own (compute_propagate_scales_onednn_pass.cc, UpdateScales).
+    others read too, and that has no scale of its own (compute_propagate_scales_onednn_pass.cc, UpdateScales); what
+    ``scale`` makes of such a value, since the engine divides by the factor where it should multiply
+    (UpdateScaleOpInOutScales).
 
     Returns
     -------
@@ -59,8 +61,11 @@ def cut_product_weights(model: Model) -> tuple[QuantSite, ...]:
 def _lends_wrongly(graph: Graph, op: Op, quantized: Mapping[ValueRef, object]) -> bool:
     if op.type == "pool2d":
         return op.attr("pooling_type") == "avg"
-    source = source_of(graph, op) if op.type in SAME_VALUES else None
+    source = source_of(graph, op) if op.type in (*SAME_VALUES, "scale") else None
     if source is None:
         return False
     value = root(graph, source)
+    if op.type == "scale":
+        maker = graph.writer(value)
+        return value not in quantized and maker is not None and maker.type != "feed"
     return value not in quantized and len(graph.uses(value)) > 1

@@ -12,6 +12,7 @@ from support.onednn import batch, calibrated, conv, image, run, sqnr
 
 import qpass
 from qpass.ir.model import Model
+from qpass.ir.op import Attr
 from qpass.ir.params import Params
 from qpass.passes import LegalizeOnednn
 from qpass.runtime.onednn_plan import onednn_plan
@@ -39,9 +40,22 @@ def product_of_uneven_columns() -> Model:
     return calibrated(b.add(b.param("linear_0.b_0", (6,))).model())
 
 
+def scaled_convolution(factor: float) -> Model:
+    """A convolution that only a `scale` op reads, and quantization behind that."""
+    b = conv(image()).relu()
+    attrs = {"scale": Attr.float(factor), "bias": Attr.float(0.0), "bias_after_scale": Attr.bool(True)}
+    b.declare("scaled", b.shape()).op("scale", {"X": "relu_0.tmp_0"}, {"Out": "scaled"}, attrs)
+    return calibrated(conv(b).relu().model())
+
+
 @pytest.mark.parametrize(
     ("plant", "before", "after"),
-    [(squeeze_and_excite, 15.0, 35.0), (product_of_uneven_columns, 15.0, 35.0)],
+    [
+        (squeeze_and_excite, 15.0, 35.0),
+        (product_of_uneven_columns, 15.0, 35.0),
+        (lambda: scaled_convolution(0.25), 0.0, 34.0),  # seen: -9.2 and 35.0
+        (lambda: scaled_convolution(4.0), 5.0, 34.0),  # seen: 2.5 and 35.0
+    ],
 )
 def test_traps_and_the_pass_that_ends_them(plant: Callable[[], Model], before: float, after: float) -> None:
     model = plant()
@@ -76,7 +90,7 @@ def test_scales_of_a_product_come_from_runs_of_memory() -> None:
 
 
 def test_a_legal_model_is_left_alone() -> None:
-    for plant in (squeeze_and_excite, product_of_uneven_columns):
+    for plant in (squeeze_and_excite, product_of_uneven_columns, lambda: scaled_convolution(4.0)):
         legal = LegalizeOnednn()(plant())
         assert LegalizeOnednn()(legal) is legal
 

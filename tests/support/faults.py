@@ -247,6 +247,15 @@ def squeezed() -> Model:
     return FoldQuant()(quantized(b.conv2d(4, 1).model()))
 
 
+def scaled() -> Model:
+    """A scale op between a convolution and the quantization behind it."""
+    b = Builder().feed("x", [-1, 3, 8, 8]).conv2d(4)
+    source = b.current
+    attrs = {"scale": Attr.float(0.5), "bias": Attr.float(0.0), "bias_after_scale": Attr.bool(True)}
+    b.declare("half", b.shape()).op("scale", {"X": source}, {"Out": "half"}, attrs)
+    return FoldQuant()(quantized(b.conv2d(4).model()))
+
+
 def reshaped() -> Model:
     """A convolution whose two readers see it reshaped, and as it is."""
     b = Builder().feed("x", [-1, 3, 8, 8]).conv2d(4).relu()
@@ -320,7 +329,7 @@ FAULTS: Mapping[str, tuple[Fault, ...]] = {
         Fault("onednn", lambda: half(weights=False, activations=True)),
     ),
     "not-simulated": (Fault("onednn", lambda: with_attr("out_threshold", Attr.float(2.0), "pool2d")),),
-    "lent-scale": (Fault("onednn", squeezed), Fault("onednn", reshaped)),
+    "lent-scale": (Fault("onednn", squeezed), Fault("onednn", reshaped), Fault("onednn", scaled)),
     "cut-product-weight": (Fault("onednn", clean),),
     "mixed-signs": (Fault("onednn", signed_residual),),
     "bias-behind-reshape": (Fault("onednn", reshaped_bias),),

@@ -51,11 +51,12 @@ ENGINE_RULES = (
     Rule(
         "lent-scale",
         ("onednn",),
-        "a quantized value comes from an average pool, or from a reshape2, transpose2, slice, split or interpolation "
-        "of a value that others read too",
-        "the engine gives the value before the same scale: behind a squeeze-and-excite pool the map is clipped to the "
-        "range of its means (ppocr_cls: 97.3 simulated, 55.5 in the engine)",
-        "compute_propagate_scales_onednn_pass.cc, UpdateScales; measured on 2.6.2 and 3.3.1",
+        "a quantized value comes from an average pool, from a scale op, or from a reshape2, transpose2, slice, split "
+        "or interpolation of a value that others read too",
+        "the engine gives the value before the same scale (before a scale op: one that is off by the factor squared): "
+        "behind a squeeze-and-excite pool the map is clipped to the range of its means (ppocr_cls: 97.3 simulated, "
+        "55.5 in the engine)",
+        "compute_propagate_scales_onednn_pass.cc, UpdateScales, UpdateScaleOpInOutScales; measured on 2.6.2 and 3.3.1",
         "legalize-onednn",
         lent,
     ),
