@@ -90,10 +90,12 @@ def read(text: str, where: str) -> Body:
             elif not columns:
                 columns = _columns(line)
             else:
-                _add(body, {name: cell.strip() for name, cell in zip(columns, line, strict=False)})
-    except (ValueError, KeyError, csv.Error) as e:
+                if len(line) != len(columns):
+                    raise ValueError(f"it has {len(line)} of {len(columns)} columns")
+                _add(body, {name: cell.strip() for name, cell in zip(columns, line, strict=True)})
+    except (ValueError, csv.Error) as e:
         raise QuantError(
-            f"line {lines.line_num} is none of a scale table ({type(e).__name__}: {e})",
+            f"line {lines.line_num} does not belong into a scale table ({e})",
             where=where,
             hint=f"the columns are {','.join(COLUMNS)}",
         ) from e
@@ -112,7 +114,7 @@ def _columns(line: list[str]) -> list[str]:
 
 
 def _add(body: Body, cells: Mapping[str, str]) -> None:
-    name, scale = cells["name"], float(cells["scale"])
+    name, scale = cells["name"], _number(cells["scale"])
     if cells["kind"] == "activation":
         if name in body["activations"]:
             raise ValueError(f"activation {name!r} is there twice")
@@ -124,12 +126,23 @@ def _add(body: Body, cells: Mapping[str, str]) -> None:
         if channel is None:
             if weight["scale"] is not whole:
                 raise ValueError(f"weight {name!r} is there twice")
+        elif axis != weight["axis"]:
+            raise ValueError(
+                f"channel {channel} of weight {name!r} lies along axis {axis}, those before along {weight['axis']}"
+            )
         elif not isinstance(weight["scale"], list) or channel != len(weight["scale"]):
             raise ValueError(f"channel {channel} of weight {name!r}, expected 0, 1, 2 ... in order")
         else:
             weight["scale"].append(scale)
     else:
         raise ValueError(f"kind is {cells['kind']!r}, expected activation or weight")
+
+
+def _number(cell: str) -> float:
+    try:
+        return float(cell)
+    except ValueError:
+        raise ValueError(f"the scale {cell!r} is no number") from None
 
 
 def _activation(scale: float, cells: Mapping[str, str]) -> Activation:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -79,17 +80,18 @@ class ScaleTable:
             object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
         for name, scale in self.activations.items():
             where = f"activation {name!r}"
-            if not np.isfinite(scale) or scale < 0:
-                raise QuantError(f"scale {scale} is not a finite number > 0", where=where)
-            if scale == 0 and (name not in self.statistics or self.statistics[name].absmax > 0):
+            held = _float32(scale)
+            if not np.isfinite(held) or scale < 0:
+                raise QuantError(f"scale {scale} is not a finite number > 0 (float32)", where=where)
+            if held == 0 and (name not in self.statistics or self.statistics[name].absmax > 0):
                 raise QuantError(
-                    "scale 0 would make everything 0",
+                    f"scale {scale:g} would make everything 0",
                     where=where,
                     hint="give the largest absolute value to keep, or leave the tensor in float",
                 )
         for name, array in self.weights.items():
             if not np.isfinite(array).all() or (array < 0).any():
-                raise QuantError("a scale is not a finite number >= 0", where=f"weight {name!r}")
+                raise QuantError("a scale is not a finite number >= 0 (float32)", where=f"weight {name!r}")
             if name not in self.weight_axes:
                 raise QuantError("no channel axis is given for it (None is per tensor)", where=f"weight {name!r}")
 
@@ -146,7 +148,8 @@ class ScaleTable:
             raise QuantError(
                 "the scale table was made for other weights",
                 where=model.source.program,
-                hint="calibrate this model; or empty the table's params_digest to use its scales all the same",
+                hint="quantize with the target and the foldings of the run that wrote the table, or calibrate this "
+                "model; emptying the table's params_digest uses its scales all the same",
             )
 
     def _check_weight(self, name: str, weight: np.ndarray) -> None:
@@ -179,7 +182,12 @@ class ScaleTable:
         """
         with _readable(where):
             flat = json.loads(text)
+            _check_fields(flat, "the table")
             activations, weights = flat["activations"], flat["weights"]
+            for what, found in (("activations", activations), ("weights", weights)):
+                _check_fields(found, what)
+                for name, one in found.items():
+                    _check_fields(one, f"{what}: {name!r}")
             if flat["qpass_scales"] == 1:
                 activations = {
                     name: _of_version_1(found["threshold"], found["range"]) for name, found in activations.items()
@@ -260,12 +268,16 @@ def _readable(where: str) -> Iterator[None]:
         yield
     except UsageError as e:
         raise QuantError(f"not a scale table ({e.what})", where=where) from e
-    except (LookupError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as e:
+    except (LookupError, TypeError, ValueError, OverflowError, RecursionError) as e:
+        why = f"{e} is missing" if isinstance(e, KeyError) else str(e)
         raise QuantError(
-            f"not a scale table ({type(e).__name__}: {e})",
-            where=where,
-            hint="write one with qpass quantize --scales-out",
+            f"not a scale table ({why})", where=where, hint="write one with qpass quantize --scales-out"
         ) from e
+
+
+def _check_fields(found: object, what: str) -> None:
+    if not isinstance(found, dict):
+        raise ValueError(f"{what} is {reprlib.repr(found)}, expected an object with fields")
 
 
 def _body(table: ScaleTable) -> scale_csv.Body:
@@ -296,7 +308,7 @@ def _table(body: scale_csv.Body, where: str) -> ScaleTable:
     given = {name: _fitting(name, header[name]) for name in _HEADER if header.get(name) not in (None, "")}
     table = ScaleTable(
         activations={name: float(found["scale"]) for name, found in activations.items()},
-        weights={name: np.asarray(weight["scale"], np.float32) for name, weight in weights.items()},
+        weights={name: _float32(weight["scale"]) for name, weight in weights.items()},
         weight_axes={name: None if w["axis"] is None else int(w["axis"]) for name, w in weights.items()},
         statistics={name: _statistics(found) for name, found in activations.items() if "minimum" in found},
         options=ObserverOptions(**header.get("options", {})),  # type: ignore[arg-type]
@@ -304,6 +316,12 @@ def _table(body: scale_csv.Body, where: str) -> ScaleTable:
     )
     algos = {name: str(found.get("algo") or "") for name, found in (*activations.items(), *weights.items())}
     return dataclasses.replace(table, algos={n: a for n, a in algos.items() if a and a != table.algo_of(n)})
+
+
+def _float32(scale: float | Sequence[float]) -> np.ndarray:
+    """As a model stores it; infinite where it is too large for that."""
+    with np.errstate(over="ignore"):
+        return np.asarray(scale, np.float64).astype(np.float32)
 
 
 def _fitting(name: str, value: object) -> object:

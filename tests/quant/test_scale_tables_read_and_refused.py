@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -110,6 +111,11 @@ DAMAGE: dict[str, Callable[[dict], object]] = {
     "a negative scale of a weight": lambda body: body["weights"]["w"].update(scale=[-1, 1]),
     "a word for an axis": lambda body: body["weights"]["w"].update(axis="rows"),
     "a number for an algorithm": lambda body: body.update(algo=3),
+    "a number for an activation": lambda body: body["activations"].update(x=3),
+    "a scale beyond float32": lambda body: body["activations"]["x"].update(scale=1e300),
+    "a scale that float32 takes for zero": lambda body: body["activations"]["y@1"].update(scale=1e-60),
+    "a weight's scale beyond float32": lambda body: body["weights"]["w"].update(scale=[1e300, 1, 1]),
+    "options that are none": lambda body: body.update(options=[1]),
     "an option of tomorrow": lambda body: body["options"].update(magic=1),
     "bits out of range": lambda body: body["options"].update(quant_bits=17),
 }
@@ -120,8 +126,9 @@ def test_damaged_tables(damage: str, tmp_path: Path) -> None:
     body = json.loads(table().to_json())
     DAMAGE[damage](body)
     (tmp_path / "scales.json").write_text(json.dumps(body), encoding="utf-8")
-    with pytest.raises(QuantError, match=r"scales\.json|activation 'x'|activation 'y@1'|weight 'w'"):
+    with pytest.raises(QuantError, match=r"scales\.json|activation 'x'|activation 'y@1'|weight 'w'") as caught:
         ScaleTable.load(tmp_path / "scales.json")
+    assert not re.search(r"Error:|object has no attribute|indices must be|subscriptable", str(caught.value))
 
 
 @pytest.mark.parametrize(
@@ -129,9 +136,11 @@ def test_damaged_tables(damage: str, tmp_path: Path) -> None:
     [
         ("", "no header line"),
         ("kind,name\n", "line 1 .* no column 'scale'"),
-        ("kind,name,scale,colour\n", "line 1 .* unknown column 'colour'"),
-        ("kind,name,scale\nactivation,x,much\n", "line 2"),
-        ("kind,name,scale\nactivation,x\n", "line 2"),
+        ("kind,name,scale,colour\n", "line 1 .*unknown column 'colour'"),
+        ("kind,name,scale\nactivation,x,much\n", "line 2 .*the scale 'much' is no number"),
+        ("kind,name,scale\nactivation,x\n", "line 2 .*2 of 3 columns"),
+        ("kind,name,scale,algo\nactivation,x,1,avg\nactivation,y,0.2", "line 3 .*3 of 4 columns"),
+        ("kind,name,axis,channel,scale\nweight,w,0,0,1\nweight,w,1,1,1\n", "line 3 .*along axis 1"),
         ("kind,name,scale\nbias,x,1\n", "line 2 .*kind is 'bias'"),
         ("kind,name,scale\nactivation,x,1\nactivation,x,1\n", "line 3 .*twice"),
         ("kind,name,scale\nweight,w,1\nweight,w,1\n", "line 3 .*twice"),
@@ -186,7 +195,7 @@ def test_a_table_fits_its_model() -> None:
         ({"weight_axes": {"linear_0.w_0": 0}}, "2 scales on axis 0"),
         ({"weight_axes": {"linear_0.w_0": 5}}, "2 scales on axis 5"),
         ({"weights": {"linear_0.w_0": np.float32([1, 0])}}, "a scale is 0 where the weight is not"),
-        ({"params_digest": "0"}, r"made for other weights(.|\n)*empty the table's params_digest"),
+        ({"params_digest": "0"}, r"made for other weights(.|\n)*emptying the table's params_digest"),
     ],
 )
 def test_a_table_of_another_model(change: dict[str, object], message: str) -> None:
