@@ -32,14 +32,13 @@ import numpy as np
 
 from qpass.ir.graph import Graph
 from qpass.ir.model import Model
-from qpass.ir.op import Op
-from qpass.ir.schema import FORWARD
 from qpass.quant.encodings import SPELLERS
 from qpass.quant.onednn_scales import cut_product_weights, lent_scales
 from qpass.quant.onednn_sums import spoiling_sums
 from qpass.quant.site import QuantSite, Storage
 from qpass.quant.spec import QuantSpec
 from qpass.quant.strip import strip_sites
+from qpass.rewrite.copies import insert_copy
 from qpass.rewrite.edit import edit
 from qpass.rewrite.passes import Pass
 
@@ -63,9 +62,7 @@ def _isolated(model: Model) -> Model:
     with edit(model) as e:
         for value, sites in lent_scales(model).items():
             first = min((site.ops[0] for site in sites), key=graph.position.__getitem__)
-            name = e.fresh(f"{value.name}.copy")
-            e.declare(dataclasses.replace(graph.decls[value.name], name=name))
-            e.insert(Op.make("assign", {"X": value.name}, {"Out": name}, FORWARD), before=first)
+            name = insert_copy(e, value.name, graph.decls[value.name], "copy", before=first)
             for site in sites:
                 e.rewire(site.ops[0], "X", 0, name)
     return e.model
@@ -78,9 +75,7 @@ def _unfused_sums(model: Model) -> Model:
         for uid, uses in spoiling_sums(model).items():
             for use in uses:
                 source = graph.by_uid[uid].input(use.slot)[use.index]
-                name = e.fresh(f"{source}.float")
-                e.declare(dataclasses.replace(graph.decls[source], name=name))
-                e.insert(Op.make("assign", {"X": source}, {"Out": name}, FORWARD), before=uid)
+                name = insert_copy(e, source, graph.decls[source], "float", before=uid)
                 e.rewire(uid, use.slot, use.index, name)
     return e.model
 

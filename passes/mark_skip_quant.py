@@ -10,17 +10,16 @@ seen on 2.6.2 and 3.3.1).
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 
 from qpass.ir.graph import Graph, Use
 from qpass.ir.model import Model
 from qpass.ir.op import Attr, AttrKind, Op
-from qpass.ir.schema import FORWARD
 from qpass.quant.encodings import find_sites
 from qpass.quant.layers import root
 from qpass.quant.onednn_fusion import fused_operand
 from qpass.quant.onednn_placement import SKIP, unsimulated
+from qpass.rewrite.copies import insert_copy
 from qpass.rewrite.edit import Edit, edit
 from qpass.rewrite.passes import Pass
 
@@ -76,8 +75,5 @@ def _mark(e: Edit, op: Op) -> None:
 def _cut(e: Edit, graph: Graph, op: Op, operand: Use) -> None:
     """Let an op read a copy of one operand, which the engine has no scale for."""
     source = op.input(operand.slot)[operand.index]
-    decl = e.decl(root(graph, graph.read(op, operand.slot, operand.index)).name)
-    name = e.fresh(f"{source}.float")
-    e.declare(dataclasses.replace(decl, name=name, persistable=False, is_parameter=None))
-    e.insert(Op.make("assign", {"X": source}, {"Out": name}, FORWARD), before=op)
-    e.rewire(op, operand.slot, operand.index, name)
+    decl = graph.decls[root(graph, graph.read(op, operand.slot, operand.index)).name]
+    e.rewire(op, operand.slot, operand.index, insert_copy(e, source, decl, "float", before=op))
