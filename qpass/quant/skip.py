@@ -202,9 +202,9 @@ def _unknown(graph: Graph, entry: str, names: Sequence[str], where: str) -> Quan
             where=where,
             hint=f"leave it out{known}",
         )
-    what = "regular expression or name" if _compiled(entry) is not None else "name (and no regular expression)"
+    how = "by name or as a regular expression" if _compiled(entry) is not None else "by name (no regular expression)"
     return QuantError(
-        f"{entry!r} matches no {what} of a weight, an input or an output of an op that could be quantized",
+        f"{entry!r} matches no weight, input or output of an op that could be quantized, {how}",
         where=where,
-        hint=f"the nearest are {', '.join(near)}" if near else "qpass inspect lists the layers by weight name",
+        hint=f"the nearest are {', '.join(near)}" if near else "qpass inspect --layers lists the layers by weight name",
     )

@@ -168,7 +168,7 @@ def test_stripping_takes_everything_back() -> None:
         (lambda: Override("a", 1), QuantError, "expected 2 to 16"),
         (lambda: Override.parse("a:b4"), UsageError, "NAME:w4, NAME:a16 or NAME:w4a16"),
         (lambda: find_points(net(), Recipe(skip=("conv2d_0.w_1",))), QuantError, "the nearest are conv2d_0.w_0"),
-        (lambda: find_points(net(), Recipe(skip=("(",))), QuantError, "name (and no regular expression)"),
+        (lambda: find_points(net(), Recipe(skip=("(",))), QuantError, "by name (no regular expression)"),
         (lambda: find_points(net(), Recipe(overrides=(Override("nothing", 4),))), QuantError, "override nothing:w4"),
     ],
 )
