@@ -134,7 +134,7 @@ def read_text(path: str | Path, what: str, hint: str | None = None) -> str:
 
 
 def split_names(texts: Sequence[str] | None) -> tuple[str, ...]:
-    """Names from repeated or comma-separated arguments, each once; ``@FILE`` reads one name a line.
+    """Names from repeated or comma-separated arguments, each once; ``@FILE`` reads one name a line, without # lines.
 
     Raises
     ------
@@ -143,9 +143,14 @@ def split_names(texts: Sequence[str] | None) -> tuple[str, ...]:
     """
     names: list[str] = []
     for text in texts or ():
-        parts = read_text(text[1:], "the names").splitlines() if text.startswith("@") else text.split(",")
+        parts = _lines(text[1:]) if text.startswith("@") else text.split(",")
         names.extend(part.strip() for part in parts)
     return tuple(dict.fromkeys(name for name in names if name))
+
+
+def _lines(path: str) -> list[str]:
+    lines = read_text(path, "the names").splitlines()
+    return [line for line in lines if not line.lstrip().startswith("#")]
 
 
 def print_json(body: Mapping[str, object] | Sequence[object]) -> None:

@@ -57,7 +57,7 @@ def execute(args: argparse.Namespace) -> int:
     from qpass.formats.files import check_target, save
     from qpass.options import QuantOptions
     from qpass.post_training import post_training_quantize
-    from qpass.quant.layers import find_layers
+    from qpass.quant.layers import find_weights
     from qpass.quant.scales import ScaleTable
     from qpass.runtime.data import Batches, load_data
 
@@ -74,7 +74,7 @@ def execute(args: argparse.Namespace) -> int:
     if args.scales_out:
         made.scales.save(args.scales_out)
     program, params = save(made.model, args.output, overwrite=args.overwrite)
-    layers = [layer.name for layer in find_layers(model, options.recipe.op_types)]
+    layers = [layer.name for layer in find_weights(model, options.recipe.op_types)]
     if args.json:
         body = {
             "program": str(program),
@@ -94,13 +94,20 @@ def execute(args: argparse.Namespace) -> int:
 
 def _check(args: argparse.Namespace) -> None:
     """Check which arguments go together."""
-    if (args.data is None) == (args.scales is None):
-        raise UsageError("give exactly one of --data and --scales")
+    refines = args.round_type == "adaround" or args.bias_correction == "bias"
+    if (args.data is None) == (args.scales is None) and not (args.data and refines and args.target_metric is None):
+        raise UsageError(
+            "give exactly one of --data and --scales",
+            hint="both only where --round-type adaround or --bias-correction measures layers beside known scales",
+        )
     for name in ("algo", "weight_algo", *OBSERVING):
         if args.scales is not None and getattr(args, name) is not None:
             raise UsageError(f"--{name.replace('_', '-')} goes with --data: a scale table is calibrated already")
+    if args.hist_percent is not None and args.algo != "hist":
+        raise UsageError("--hist-percent goes with --algo hist")
     if args.target is not None:
-        find_target(args.target)
+        if args.full and not find_target(args.target).activation_op_types:
+            raise UsageError(f"--full changes nothing for {args.target}: it reads no scales of ops without weights")
         if wants_target(args):
             raise UsageError(
                 "--target does not go with --target-metric", hint="qpass lint --target T --fix mends the result"

@@ -90,6 +90,8 @@ def test_skipped_ops_are_told_one_by_one(data: Path, tmp_path: Path) -> None:
     [
         (["--weight-bits", "1"], "invalid choice"),
         (["--override", "linear_0.w_0"], "is no override of bits"),
+        (["--hist-percent", "0.9"], "goes with --algo hist"),
+        (["--target", "lite", "--full"], "--full changes nothing for lite"),
         (["--encoding", "D", "--target", "onednn"], "does not go with target"),
         (["--bias-correction", "paddle", "--round-type", "adaround"], "undoes adaround"),
     ],
@@ -99,3 +101,22 @@ def test_wrong_options_write_nothing(options: list[str], words: str, data: Path,
     assert answer.code == 2
     assert words in answer.err
     assert not list(tmp_path.iterdir())
+
+
+def test_refinements_measure_layers_beside_known_scales(data: Path, tmp_path: Path) -> None:
+    scales = tmp_path / "s.csv"
+    quantized(data, tmp_path / "plain", "--scales-out", str(scales))
+    whole = quantized(data, tmp_path / "whole", "--round-type", "adaround")
+    known = quantized(data, tmp_path / "known", "--scales", str(scales), "--round-type", "adaround")
+    assert all(np.array_equal(known.params[name], whole.params[name]) for name in whole.params)
+    answer = qpass("quantize", DIGITS, "--scales", scales, "--round-type", "adaround", "-o", tmp_path / "m")
+    assert answer.code == 2
+    assert "give the calibration data beside the scales" in answer.err
+
+
+def test_a_file_of_names_may_have_comments(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "skip.txt").write_text("# the classifier\nlinear_0.w_0\n\n", encoding="utf-8")
+    answer = qpass(
+        "quantize", DIGITS, "--data", data, "-o", tmp_path / "m", "--skip", f"@{tmp_path}/skip.txt", "--json"
+    )
+    assert json.loads(answer.out)["skipped"] == ["linear_0.w_0"], answer.err
