@@ -15,7 +15,7 @@ from qpass.quant.encoding import check_threshold, declare_param, replace_maker
 from qpass.quant.encoding_b import linear_attrs
 from qpass.quant.encodings import find_sites
 from qpass.quant.fakequant import fake_quantize, quantize
-from qpass.quant.layers import find_layers, select
+from qpass.quant.layers import find_weights, select
 from qpass.quant.ops import DATA_SLOTS
 from qpass.quant.site import QuantSite, Role, Storage
 from qpass.quant.spec import QuantSpec
@@ -60,7 +60,7 @@ class FoldQuant(Pass):
 
     def run(self, model: Model) -> Model:
         """The model with folded weights, or `model` itself when there was nothing to fold."""
-        wanted = {layer.name for layer in select(find_layers(model), self.layers)} if self.layers else None
+        wanted = {layer.name for layer in select(find_weights(model), self.layers)} if self.layers else None
         sites = [
             site
             for site in find_sites(model)

@@ -77,6 +77,21 @@ class InsertQuant(Pass):
             raise PassError(f"encoding {self.encoding!r}, expected one of {', '.join(SPELLERS)}", where="InsertQuant")
         self.recipe  # noqa: B018 - it checks itself
 
+    @classmethod
+    def of(cls, scales: ScaleTable | str, recipe: Recipe, *, encoding: str = "B") -> InsertQuant:
+        """The pass for a recipe."""
+        return cls(
+            scales=scales,
+            skip=recipe.skip,
+            op_types=recipe.op_types,
+            weight_bits=recipe.weight_bits,
+            activation_bits=recipe.activation_bits,
+            encoding=encoding,
+            activation_op_types=recipe.activation_op_types,
+            overrides=tuple(str(override) for override in recipe.overrides),
+            outputs=recipe.outputs,
+        )
+
     @property
     def recipe(self) -> Recipe:
         """What is quantized, and with how many bits."""

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from qpass.ir.model import Model
 from qpass.quant.encodings import find_sites
-from qpass.quant.layers import find_layers, select
+from qpass.quant.layers import find_weights, select
 from qpass.quant.marks import is_ours
+from qpass.quant.site import QuantSite
 from qpass.quant.strip import strip_sites
 from qpass.rewrite.passes import Pass
 
@@ -39,11 +40,19 @@ class StripQuant(Pass):
         sites, graph = find_sites(model), model.graph
         if not self.layers:
             ours = {op.uid for op in graph.ops if is_ours(op)}
-            alone = all(site.uses and ours.issuperset(use.op for use in site.uses) for site in sites)
+            alone = all(_among(model, site, ours) for site in sites)
             return strip_sites(model, sites, None, sorted(ours) if alone else [op.uid for op in graph.ops])
-        chosen = [op for layer in select(find_layers(model), self.layers) for op in layer.ops]
+        chosen = [op for layer in select(find_weights(model), self.layers) for op in layer.ops]
         uses = frozenset(use for op in chosen for use in (op.weight, op.activation))
         outputs = {graph.sole_written(graph.by_uid[op.uid], op.output.slot) for op in chosen}
         hit = [s for s in sites if not uses.isdisjoint(s.uses) or (s.observer_only and s.value in outputs)]
         marked = {use.op for site in hit for use in site.uses if use in uses}
         return strip_sites(model, hit, uses, sorted(marked))
+
+
+def _among(model: Model, site: QuantSite, uids: set[int]) -> bool:
+    """Whether a site is about these ops alone: their operands, or, of an observer, their results."""
+    writer = model.graph.writer(site.value)
+    if site.observer_only and writer is not None:
+        return writer.uid in uids
+    return bool(site.uses) and uids.issuperset(use.op for use in site.uses)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from qpass.quant.layers import find_layers
     from qpass.quant.moments import MomentTable
     from qpass.quant.observer_options import ObserverOptions
+    from qpass.quant.recipe import Override, Recipe
     from qpass.quant.scales import ScaleTable
     from qpass.quant_post import quant_post_dynamic, quant_post_static
     from qpass.rewrite.edit import edit
@@ -47,10 +48,12 @@ _HOMES = {
     "ObserverOptions": "qpass.quant.observer_options",
     "MomentTable": "qpass.quant.moments",
     "Op": "qpass.ir.op",
+    "Override": "qpass.quant.recipe",
     "Pass": "qpass.rewrite.passes",
     "Pipeline": "qpass.rewrite.pipeline",
     "QPassError": "qpass.errors",
     "Quantized": "qpass.post_training",
+    "Recipe": "qpass.quant.recipe",
     "ScaleTable": "qpass.quant.scales",
     "TargetResult": "qpass.analysis.target",
     "analyze_ptq": "qpass.analysis.ptq",
@@ -84,10 +87,12 @@ __all__ = [
     "MomentTable",
     "ObserverOptions",
     "Op",
+    "Override",
     "Pass",
     "Pipeline",
     "QPassError",
     "Quantized",
+    "Recipe",
     "ScaleTable",
     "TargetResult",
     "__version__",

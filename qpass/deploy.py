@@ -7,6 +7,7 @@ from qpass.passes import ConvertEncoding, FoldQuant, parse_passes
 from qpass.quant.encodings import find_sites
 from qpass.quant.layers import find_layers
 from qpass.quant.presets import find_target
+from qpass.quant.site import Role
 from qpass.rewrite.pipeline import run
 
 
@@ -39,4 +40,15 @@ def spelled_for(model: Model, target: str) -> Model:
         model = ConvertEncoding(to=preset.encoding)(model)
     model = run(model, parse_passes(",".join(preset.after)))
     stored = tuple(layer.name for layer in find_layers(model) if layer.family in preset.int8_weights)
+    return FoldQuant(to="int8", layers=stored)(model) if stored else model
+
+
+def with_stored_weights(model: Model) -> Model:
+    """The quantized model with its weights stored as int8, but for those of more than 8 bits.
+
+    Those do not fit: they stay float behind a pair that quantizes them when the model runs.
+    """
+    weights = [site for site in find_sites(model) if site.role is Role.WEIGHT]
+    wide = {site.value.name for site in weights if site.spec.bits > 8}
+    stored = tuple(dict.fromkeys(site.value.name for site in weights if site.value.name not in wide))
     return FoldQuant(to="int8", layers=stored)(model) if stored else model

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from qpass.errors import UsageError
 from qpass.quant.encodings import SPELLERS
-from qpass.quant.layers import DEFAULT_OP_TYPES, families
+from qpass.quant.layers import DEFAULT_OP_TYPES
 from qpass.quant.observer_options import DEFAULT_OPTIONS, ObserverOptions
 from qpass.quant.observers import algorithm
 from qpass.quant.presets import find_target
@@ -112,7 +112,6 @@ class QuantOptions:
             if self.engine == "int8":
                 raise UsageError("simulate does not go with engine='int8'", hint="leave one of them out")
         algorithm(self.algo, self.observer_options, self.compat)
-        families(self.op_types)
         check_refinements(self.round_type, self.bias_correction)
         self._check_target(self.recipe.overrides)
 

@@ -10,18 +10,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from qpass.api import check_float
-from qpass.deploy import prepared_for, spelled_for
+from qpass.deploy import prepared_for, spelled_for, with_stored_weights
 from qpass.errors import UsageError
 from qpass.ir.model import Model
 from qpass.options import QuantOptions
-from qpass.passes import ConvertEncoding, FoldQuant, InsertQuant
+from qpass.passes import ConvertEncoding, InsertQuant
 from qpass.quant.encodings import find_sites
-from qpass.quant.layers import find_layers
+from qpass.quant.layers import find_weights
 from qpass.quant.marks import mark_threshold
 from qpass.quant.points import Points, find_points
 from qpass.quant.scales import ScaleTable
 from qpass.quant.site import Role
-from qpass.quant.skip import SkippedOp, check_skipped, match_all
+from qpass.quant.skip import SkippedOp, check_skipped
 from qpass.quant.thresholds import Thresholds
 from qpass.refine import prepare_float, refine
 from qpass.rewrite.edit import edit
@@ -78,9 +78,6 @@ def find_scales(
     UsageError, DataError, EngineError, QuantError
         As `calibrate`, and if an entry of the skip list matches nothing.
     """
-    recipe = options.recipe
-    match_all(model, recipe.skip)
-    whole = dataclasses.replace(recipe, skip=())
     return calibrate(
         model,
         data,
@@ -88,10 +85,8 @@ def find_scales(
         weight_algo=options.weight_algo,
         compat=options.compat,
         options=options.observer_options,
-        weight_bits=options.weight_bits,
         engine=float_engine(options.engine),
-        op_types=recipe.op_types,
-        values=find_points(model, whole).observed,
+        recipe=options.recipe,
         batches=options.batches,
         progress=progress,
     )
@@ -120,24 +115,14 @@ def quantize_prepared(
     DataError, EngineError, QuantError
         As the passes, and `refine`.
     """
-    recipe = options.recipe
-    insert = InsertQuant(
-        scales=scales,
-        skip=(*recipe.skip, *skip),
-        op_types=recipe.op_types,
-        weight_bits=recipe.weight_bits,
-        activation_bits=recipe.activation_bits,
-        activation_op_types=recipe.activation_op_types,
-        overrides=options.overrides,
-        outputs=options.outputs and options.encoding in "BC",
-    )
-    points = find_points(model, insert.recipe)
-    made = insert(model)
-    if options.outputs and options.encoding in "AD":
-        made = _with_thresholds(made, scales, find_points(model, recipe))
+    recipe = dataclasses.replace(options.recipe, skip=(*options.recipe.skip, *skip))
+    points = find_points(model, recipe)
+    as_pairs = options.encoding in "BC"
+    made = InsertQuant.of(scales, dataclasses.replace(recipe, outputs=recipe.outputs and as_pairs))(model)
+    if recipe.outputs and not as_pairs:
+        made = _with_thresholds(made, scales, points)
     made = _spelled(_refined(made, model, options, data), options)
-    if options.target is None:
-        check_skipped(made, points.skipped)
+    check_skipped(made, points.skipped)
     return Quantized(made, scales, quantized_layers(made), points.skipped)
 
 
@@ -183,9 +168,9 @@ def post_training_quantize(
 
 
 def quantized_layers(model: Model) -> tuple[str, ...]:
-    """The layers of a model whose weights are quantized, in program order."""
+    """The layers and embeddings of a model whose weights are quantized, in program order."""
     uses = {use for site in find_sites(model) if site.role is Role.WEIGHT for use in site.uses}
-    return tuple(layer.name for layer in find_layers(model) if any(op.weight in uses for op in layer.ops))
+    return tuple(layer.name for layer in find_weights(model) if any(op.weight in uses for op in layer.ops))
 
 
 def _refined(made: Model, model: Model, options: QuantOptions, data: Data | None) -> Model:
@@ -213,11 +198,7 @@ def _spelled(model: Model, options: QuantOptions) -> Model:
         return spelled_for(model, options.target)
     if options.encoding != "B":
         return ConvertEncoding(to=options.encoding)(model)
-    # More than 8 bits do not fit int8: those weights stay float behind a pair.
-    weights = [site for site in find_sites(model) if site.role is Role.WEIGHT]
-    wide = {site.value.name for site in weights if site.spec.bits > 8}
-    stored = tuple(dict.fromkeys(site.value.name for site in weights if site.value.name not in wide))
-    return FoldQuant(to="int8", layers=stored)(model) if stored else model
+    return with_stored_weights(model)
 
 
 def _with_thresholds(model: Model, scales: ScaleTable, points: Points) -> Model:

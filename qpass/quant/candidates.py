@@ -45,15 +45,14 @@ def find_candidates(model: Model) -> tuple[Candidate, ...]:
     the inputs of the model: sums with a bias, and whatever else has a constant for an operand, stay as they are.
     """
     graph = model.graph
-    found = {op.uid: layer for layer in find_weights(model) for op in layer.ops}
-    parts = {op.uid: op for layer in find_weights(model) for op in layer.ops}
+    parts = {op.uid: (layer, op) for layer in find_weights(model) for op in layer.ops}
     constant = _constants(graph)
     made = []
     for op in graph.ops:
-        if op.uid in found:
-            part = parts[op.uid]
+        if op.uid in parts:
+            layer, part = parts[op.uid]
             activations = () if op.type in EMBEDDINGS else (part.activation,)
-            made.append(Candidate(op, found[op.uid], part.weight, activations, _outputs(graph, op, part.output.slot)))
+            made.append(Candidate(op, layer, part.weight, activations, _outputs(graph, op, part.output.slot)))
         elif op.type in ACTIVATION_OPERANDS:
             slots, out = ACTIVATION_OPERANDS[op.type]
             uses = tuple(Use(op.uid, slot, index) for slot, index, _ in op.reads() if slot in slots)

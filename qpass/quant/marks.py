@@ -1,7 +1,8 @@
 """Attributes that say of an op that it is quantized.
 
 The framework writes them on the ops of quantized layers, and thresholds on others too; what is left of them does no
-harm. `mark` adds one and keeps what stands there already, so that `unmark` gives back exactly what was there before.
+harm. `mark` adds one and keeps what stands there already, and `mark_threshold` notes in it what it adds, so that
+`unmark` gives back exactly what was there before.
 Engines look whether ``quantization_type`` is there, not at its value (Paddle Inference: quant_dequant_mkldnn_pass.cc),
 with the exception of ``post_weight_*`` in Paddle Lite (mir/weight_quantization_preprocess_pass.cc).
 """
@@ -17,8 +18,13 @@ from qpass.ir.op import Attr, Op
 from qpass.rewrite.edit import Edit
 
 _TYPE = "quantization_type"
+_KEEP = "with_quant_attr"
 _OURS = "qpass"
-_OVER = f"{_OURS} over "
+_THRESHOLDS, _ADDED, _RAISED = "+thresholds", "+kept", "+raised"
+_MARK = re.compile(
+    rf"{_OURS}(?P<added>(\{_THRESHOLDS}|\{_ADDED}|\{_RAISED})*)(?P<over> over (?P<before>.*))?", re.DOTALL
+)
+"""What we write: which attributes came with it (`with_quant_attr`: added, or false before), and over what value."""
 _MARKS = (_TYPE, "bit_length")
 _THRESHOLD = re.compile(r"(out|[A-Za-z]+\d+)_threshold")
 
@@ -29,37 +35,55 @@ def mark(e: Edit, uid: int) -> None:
     if before is None:
         e.set_attr(uid, _TYPE, Attr.str(_OURS))
     elif isinstance(before.value, str):
-        e.set_attr(uid, _TYPE, Attr(before.kind, f"{_OVER}{before.value}"))
+        e.set_attr(uid, _TYPE, Attr(before.kind, f"{_OURS} over {before.value}"))
 
 
 def unmark(e: Edit, uid: int) -> None:
-    """Take back what `mark` wrote; from an op marked by others, drop all quantization attributes."""
+    """Take back what `mark` and `mark_threshold` wrote; from an op that others marked, drop quantization attributes."""
     op = e.op(uid)
-    value = op.attr(_TYPE)
-    if not is_ours(op):
-        e.drop_attrs(uid, [n for n in op.attrs if n in _MARKS or _THRESHOLD.fullmatch(n)])
-    elif value == _OURS:
+    found = _ours(op)
+    thresholds = [name for name in op.attrs if _THRESHOLD.fullmatch(name)]
+    if found is None:
+        e.drop_attrs(uid, [*(name for name in op.attrs if name in _MARKS), *thresholds])
+        return
+    e.drop_attrs(uid, thresholds if _THRESHOLDS in found["added"] else [])
+    e.drop_attrs(uid, [_KEEP] if _ADDED in found["added"] else [])
+    if _RAISED in found["added"]:
+        e.set_attr(uid, _KEEP, Attr.bool(False))
+    if found["over"] is None:
         e.drop_attrs(uid, [_TYPE])
     else:
-        e.set_attr(uid, _TYPE, Attr(op.attrs[_TYPE].kind, str(value).removeprefix(_OVER)))
+        e.set_attr(uid, _TYPE, Attr(op.attrs[_TYPE].kind, found["before"]))
 
 
 def mark_threshold(e: Edit, graph: Graph, ref: ValueRef, threshold: np.ndarray) -> None:
     """Write the threshold of an op's result on the op, as the framework does under encoding A.
 
-    Nothing is written where no op but a `feed` makes the value. Source: post_training_quantization.py,
-    _save_output_threshold.
+    Nothing is written where no op but a `feed` makes the value. The mark of an op that has one remembers what came in,
+    so that `unmark` takes it out again; what others wrote before is overwritten for good, but for a
+    false `with_quant_attr`. Source: post_training_quantization.py, _save_output_threshold.
     """
     made = graph.definition(ref)
     if made is None or graph.by_uid[made.op].type == "feed":
         return
+    op = e.op(made.op)
+    found = _ours(op)
+    if found is not None:
+        fresh = not any(_THRESHOLD.fullmatch(name) for name in op.attrs)
+        kept = _ADDED if _KEEP not in op.attrs else _RAISED if op.attrs[_KEEP] == Attr.bool(False) else ""
+        added = f"{found['added']}{_THRESHOLDS if fresh else ''}{kept}"
+        e.set_attr(op, _TYPE, Attr(op.attrs[_TYPE].kind, f"{_OURS}{added}{found['over'] or ''}"))
     attr = Attr.float(float(np.float32(threshold)))
-    e.set_attr(made.op, f"{made.slot}{made.index}_threshold", attr)
-    e.set_attr(made.op, "out_threshold", attr)
-    e.set_attr(made.op, "with_quant_attr", Attr.bool(True))
+    e.set_attr(op, f"{made.slot}{made.index}_threshold", attr)
+    e.set_attr(op, "out_threshold", attr)
+    e.set_attr(op, _KEEP, Attr.bool(True))
 
 
 def is_ours(op: Op) -> bool:
     """Whether `mark` was here."""
+    return _ours(op) is not None
+
+
+def _ours(op: Op) -> re.Match[str] | None:
     value = op.attr(_TYPE)
-    return isinstance(value, str) and (value == _OURS or value.startswith(_OVER))
+    return _MARK.fullmatch(value) if isinstance(value, str) else None

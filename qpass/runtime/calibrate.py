@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
 from qpass.errors import QuantError, UsageError
 from qpass.ir.graph import ValueRef
 from qpass.ir.model import Model
-from qpass.quant.layers import DEFAULT_OP_TYPES, Layer, find_layers, root, select
+from qpass.quant.layers import DEFAULT_OP_TYPES, EMBEDDING, Layer, find_weights, root, select
 from qpass.quant.observer_options import DEFAULT_OPTIONS, ObserverOptions
 from qpass.quant.observers import algorithm, new_record, scale_of, statistics
+from qpass.quant.points import find_points
+from qpass.quant.recipe import Recipe
 from qpass.quant.record import Record
 from qpass.quant.scales import ScaleTable, key
+from qpass.quant.site import Role
+from qpass.quant.skip import match_all
 from qpass.quant.weight_observers import per_channel, weight_scale
 from qpass.runtime.data import Batches, Data
 from qpass.runtime.engine import Engine
@@ -31,6 +36,7 @@ def calibrate(
     layers: Sequence[str] | None = None,
     op_types: Sequence[str] | None = DEFAULT_OP_TYPES,
     values: Sequence[ValueRef] | None = None,
+    recipe: Recipe | None = None,
     batches: int | None = None,
     batch_size: int = 32,
     progress: Callable[[int], None] | None = None,
@@ -51,6 +57,7 @@ def calibrate(
         layers=layers,
         op_types=op_types,
         values=values,
+        recipe=recipe,
         batches=batches,
         batch_size=batch_size,
         progress=progress,
@@ -70,6 +77,7 @@ def calibrate_many(
     layers: Sequence[str] | None = None,
     op_types: Sequence[str] | None = DEFAULT_OP_TYPES,
     values: Sequence[ValueRef] | None = None,
+    recipe: Recipe | None = None,
     batches: int | None = None,
     batch_size: int = 32,
     progress: Callable[[int], None] | None = None,
@@ -103,6 +111,9 @@ def calibrate_many(
         Op types whose layers count; None is all.
     values : sequence of ValueRef, optional
         Activations to observe in place of the layers' inputs.
+    recipe : Recipe, optional
+        What will be quantized, in place of `op_types`, `values` and `weight_bits`. What it skips is observed too: other
+        skip lists need no new calibration.
     batches : int, optional
         Use that many batches only.
     batch_size : int
@@ -118,7 +129,7 @@ def calibrate_many(
     Raises
     ------
     UsageError
-        If an algorithm, an option or an op type is unknown.
+        If an algorithm, an option or an op type is unknown, or `values` come with a recipe.
     DataError
         If the data do not fit the model, or cannot be gone over twice where that is needed.
     QuantError
@@ -131,10 +142,15 @@ def calibrate_many(
     rules = {algo: algorithm(algo, options, compat).rule for algo in algos}
     channels = per_channel(weight_algo)
     ObserverOptions(quant_bits=weight_bits)
-    chosen = _chosen(find_layers(model, op_types), layers)
+    bits: Mapping[str, int] = {}
+    if recipe is not None:
+        if values is not None:
+            raise UsageError("a recipe says which values to observe, and values are given too", hint="give one of them")
+        op_types, values, bits = recipe.op_types, *_of_recipe(model, recipe)
+    chosen = _chosen(find_weights(model, op_types), layers)
     axes = {layer.name: layer.axis if channels else None for layer in chosen}
     weights = {
-        name: weight_scale(model.params[name], axis, name, algo=weight_algo, bits=weight_bits)
+        name: weight_scale(model.params[name], axis, name, algo=weight_algo, bits=bits.get(name, weight_bits))
         for name, axis in axes.items()
     }
     refs = _activations(model, chosen) if values is None else values
@@ -195,6 +211,14 @@ def observe(
     return samples
 
 
+def _of_recipe(model: Model, recipe: Recipe) -> tuple[Sequence[ValueRef], Mapping[str, int]]:
+    """The activations that a recipe needs, and the bits of each weight, the most where there are several."""
+    match_all(model, recipe.skip)
+    points = find_points(model, dataclasses.replace(recipe, skip=()))
+    weights = sorted((site.spec.bits, site.value.name) for site in points.sites if site.role is Role.WEIGHT)
+    return points.observed, {name: bits for bits, name in weights}
+
+
 def _chosen(found: Sequence[Layer], names: Sequence[str] | None) -> Sequence[Layer]:
     if not found:
         raise QuantError("the model has no layer to quantize", hint="are op_types those of the model?")
@@ -204,5 +228,6 @@ def _chosen(found: Sequence[Layer], names: Sequence[str] | None) -> Sequence[Lay
 def _activations(model: Model, layers: Sequence[Layer]) -> list[ValueRef]:
     """The distinct input activations of the layers, before any quantization, in program order of their first use."""
     graph = model.graph
-    uses = sorted((op.activation for layer in layers for op in layer.ops), key=lambda use: graph.position[use.op])
+    multiplied = (layer for layer in layers if layer.family != EMBEDDING)
+    uses = sorted((op.activation for layer in multiplied for op in layer.ops), key=lambda use: graph.position[use.op])
     return list(dict.fromkeys(root(graph, graph.read(graph.by_uid[use.op], use.slot, use.index)) for use in uses))
