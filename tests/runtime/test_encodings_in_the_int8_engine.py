@@ -10,9 +10,13 @@ from support.quantized import written_by_paddle
 
 from qpass.formats.files import load, to_bytes
 from qpass.ir.model import Model
+from qpass.mend import mend
 from qpass.passes import ConvertEncoding
+from qpass.runtime.engines import get_engine
+from qpass.runtime.onednn_plan import onednn_plan
+from qpass.runtime.simulate import has_vnni
 
-# Only convolutions: `fc` sums in 16 bits on processors without VNNI, and saturates.
+# `fc` has two errors of its own: weight scales over the wrong axis, which LegalizeOnednn mends, and sums that saturate.
 CONVOLUTIONS = {"fused_conv2d"}
 
 
@@ -53,6 +57,27 @@ def test_c_is_garbage_and_its_conversion_is_not() -> None:
 def test_the_engine_computes_the_same_of_a_and_b(kind: str, to: str) -> None:
     model, x = written_by_paddle(kind), calibration_images()
     np.testing.assert_allclose(int8(ConvertEncoding(to)(model), x), int8(model, x), rtol=0, atol=1e-6)
+
+
+def test_what_is_left_of_the_error_of_products_are_sums_in_16_bits() -> None:
+    model, x = mend(written_by_paddle("b"), "onednn")[0], calibration_images()
+    plan = onednn_plan(model)
+    (fc,) = (op for op in plan.ops if op.type == "fc")
+    (name,) = fc.reads
+    assert fc.weight_value is not None
+    assert fc.weight_scales is not None
+    step = plan.quantized[name].threshold / 127
+    session = get_engine("int8").session(model, [model.graph.last(name), model.graph.last(fc.outputs[0])])
+    values, made = (array.reshape(4, -1) for array in session.run(x))
+    weights = np.rint(fc.weight_value * fc.weight_scales)
+    shifted = (
+        np.clip(np.rint(values * np.float32(1 / step)), -128, 127) + 128
+    )  # signed bytes are made unsigned, and that taken back
+    pairs = (shifted[:, :, None] * weights).reshape(4, -1, 2, weights.shape[1]).sum(axis=2)
+    held = pairs if has_vnni() else np.clip(pairs, -(2**15), 2**15 - 1)
+    (add,) = (op for op in model.graph.ops if fc.outputs[0] in [n for _, _, n in op.writes()])
+    product = (held.sum(axis=1) - 128 * weights.sum(axis=0)) * step / fc.weight_scales
+    np.testing.assert_allclose(made, product + model.params[add.input("Y")[0]], rtol=0, atol=1e-5)
 
 
 def test_official_qat_model_runs_as_int8() -> None:
