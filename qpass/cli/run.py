@@ -11,7 +11,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Arguments of `qpass run`."""
     parser.epilog = (
         "example:\n"
-        "  qpass run inference.pdmodel -p 'fold-batch-norm,strip-quant{layers=conv2d_1.w_0}' -o out/inference\n"
+        "  qpass run inference.pdmodel -p 'fold-batch-norm,drop-identity' -o out/inference\n"
+        "  qpass run quant/inference -p 'strip-quant{layers=conv2d_1.w_0}' -o out/inference\n"
         "  qpass run --list"
     )
     parser.add_argument("--list", action=_ListPasses, help="list the passes with their options, and exit")
