@@ -16,6 +16,7 @@ from qpass.quant.int8_share import Int8Share, int8_share
 from qpass.quant.layers import Layer, find_layers
 from qpass.quant.ops import DATA_SLOTS
 from qpass.quant.site import QuantSite
+from qpass.quant.stored import integers_alone
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ class Facts:
     float_parameter_bytes: int
     sites: dict[str, int]
     observers_only: int
+    integers_alone: int
     layers_quantized: int
     layers: list[LayerFacts]
     int8: Int8Share | None
@@ -132,6 +134,7 @@ def describe(model: Model) -> Facts:
         int8_parameter_bytes=sum(a.nbytes for a in model.params.values() if a.dtype.name == "int8"),
         sites=dict(sorted(kinds.items())),
         observers_only=sum(site.observer_only for site in sites),
+        integers_alone=len(set(integers_alone(model).values())),
         layers_quantized=sum(row.weight is not None and row.activation is not None for row in layers),
         layers=layers,
         int8=int8_share(model) if sites and model.params else None,
@@ -182,6 +185,8 @@ def render(facts: Facts, *, layers: bool) -> list[str]:
         lines.append("  parameters: none loaded")
     lines.append(f"  {len(facts.layers)} layers with weights, {facts.layers_quantized} of them quantized")
     lines += [f"  encoding {name}: {n} sites" for name, n in facts.sites.items()]
+    if facts.integers_alone:
+        lines.append(f"  weights stored as integers alone, as Paddle Lite reads them: {facts.integers_alone}")
     if facts.observers_only:
         lines.append(f"  {facts.observers_only} sites only observe (Paddle runs them as identity)")
     if facts.int8 is not None:

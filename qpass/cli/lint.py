@@ -13,6 +13,7 @@ from qpass.quant.encodings import find_sites
 from qpass.quant.layers import find_layers
 from qpass.quant.lint.rule import Finding
 from qpass.quant.presets import TARGETS
+from qpass.quant.stored import integers_alone
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -94,12 +95,14 @@ def _report(
     model: Model, target: str, found: Sequence[Finding], specs: Sequence[str], left: Sequence[Finding], *, fix: bool
 ) -> list[str]:
     lines = []
-    if not find_sites(model):
+    if alone := set(integers_alone(model).values()):
+        lines.append(f"weights stored as integers alone, as Paddle Lite reads them: {len(alone)}")
+    elif not find_sites(model):
         lines.append(f"nothing is quantized in this model; {len(find_layers(model))} layers could be")
     lines += _by_rule(found)
-    lines.append(f"{len(found)} findings for {target}" if found else f"no findings for {target}")
+    lines.append(f"{_count(found)} for {target}")
     if fix and specs:
-        lines += ["", "applied:", *(f"  {spec}" for spec in specs), f"{len(left)} findings left", *_by_rule(left)]
+        lines += ["", "applied:", *(f"  {spec}" for spec in specs), f"{_count(left)} left", *_by_rule(left)]
     elif found:
         from qpass.quant.lint.run import fixes
 
@@ -107,6 +110,10 @@ def _report(
         if named:
             lines.append(f"passes that mend: {','.join(named)}  (--fix applies them)")
     return lines
+
+
+def _count(findings: Sequence[Finding]) -> str:
+    return f"{len(findings) or 'no'} {'finding' if len(findings) == 1 else 'findings'}"
 
 
 def _by_rule(findings: Sequence[Finding]) -> list[str]:

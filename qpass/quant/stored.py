@@ -11,9 +11,24 @@ from qpass.ir.graph import Graph, ValueRef
 from qpass.ir.model import Model
 from qpass.quant.encoding import check_threshold, declare_param
 from qpass.quant.fakequant import quantize
+from qpass.quant.layers import find_embeddings, find_layers
 from qpass.quant.site import QuantSite, Storage
 from qpass.rewrite.edit import Edit
 from qpass.rewrite.uses import used_names
+
+
+def integers_alone(model: Model) -> dict[int, str]:
+    """Ops that read an integer weight with nothing before them to make floats of it, by uid, and that weight.
+
+    Only Paddle Lite runs such models (`QuantizeWeights`, Paddle's `WeightQuantization`).
+    """
+    found: dict[int, str] = {}
+    for layer in (*find_layers(model), *find_embeddings(model)):
+        for op in layer.ops:
+            name = model.graph.by_uid[op.uid].input(op.weight.slot)[op.weight.index]
+            if name in model.params and model.params[name].dtype in (np.int8, np.int16):
+                found[op.uid] = name
+    return found
 
 
 def integers(model: Model, site: QuantSite) -> np.ndarray:

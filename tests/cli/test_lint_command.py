@@ -42,7 +42,7 @@ def test_fix_writes_a_model_without_these_findings(tmp_path: Path) -> None:
     out = tmp_path / "out" / "model"
     answer = qpass("lint", source, "--target", "tensorrt", "--fix", "-o", out)
     assert answer.code == 0
-    assert "applied:\n  mend-scales\n0 findings left\n" in answer.out
+    assert "applied:\n  mend-scales\nno findings left\n" in answer.out
     assert lint(load(out), "tensorrt") == ()
     assert qpass("lint", source, "--target", "tensorrt", "--fix", "-o", out).code == 1
     assert qpass("lint", source, "--target", "tensorrt", "--fix", "-o", out, "--overwrite").code == 0
@@ -107,3 +107,14 @@ def test_lint_never_imports_paddle(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_weights_stored_as_integers_alone_are_told(tmp_path: Path) -> None:
+    source = on_disk(FAULTS["weights-alone"][0].plant(), tmp_path)
+    answer = qpass("lint", source, "--target", "onednn")
+    assert answer.code == 1
+    assert answer.out.startswith("weights stored as integers alone, as Paddle Lite reads them: 1\n")
+    assert "conv2d_0.w_0: conv2d reads int8 where it expects floats" in answer.out
+    assert "1 finding for onednn" in answer.out
+    assert "stored as integers alone, as Paddle Lite reads them: 1" in qpass("inspect", source).out
+    assert "integers alone" not in qpass("inspect", on_disk(clean(), tmp_path / "clean")).out

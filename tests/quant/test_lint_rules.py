@@ -15,7 +15,7 @@ from qpass.formats.files import load
 from qpass.ir.model import Model
 from qpass.ir.op import Attr
 from qpass.mend import mend
-from qpass.passes import REGISTRY, FoldQuant, StripQuant, TieConcatScales, parse_passes
+from qpass.passes import REGISTRY, FoldQuant, QuantizeWeights, StripQuant, TieConcatScales, parse_passes
 from qpass.quant.lint.rule import Fix
 from qpass.quant.lint.run import RULES, fixes, lint
 from qpass.quant.presets import TARGETS, find_target
@@ -23,7 +23,7 @@ from qpass.rewrite.passes import spec_name
 
 CASES = [(rule, fault) for rule, faults in FAULTS.items() for fault in faults]
 IDS = [f"{rule}-{fault.target}-{i}" for i, (rule, fault) in enumerate(CASES)]
-UNMENDABLE = {"bit-length", "activation-per-channel", "batch-norm-between", "channel-axis"}
+UNMENDABLE = {"weights-alone", "bit-length", "activation-per-channel", "batch-norm-between", "channel-axis"}
 
 
 def rules_of(model: Model, target: str) -> set[str]:
@@ -191,6 +191,12 @@ def test_a_wide_activation_is_fine_where_the_engine_takes_it() -> None:
     wide = quantized(float_net(), activation_bits=16)
     assert "bit-length" in rules_of(wide, "onednn")
     assert lint(wide, "lite") == ()
+
+
+def test_integers_alone_are_for_lite_and_no_batch_norm_folds_into_them() -> None:
+    model = float_net(folded=False)
+    assert "batch-norm-unfolded" in rules_of(model, "lite")
+    assert lint(QuantizeWeights()(model), "lite") == ()
 
 
 def test_an_unknown_target_is_refused_with_the_nearest() -> None:

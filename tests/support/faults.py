@@ -12,7 +12,7 @@ from qpass.ir.dtype import DType
 from qpass.ir.graph import Decl
 from qpass.ir.model import Model
 from qpass.ir.op import Attr, Op
-from qpass.passes import ConvertEncoding, FoldBatchNorm, FoldQuant, LegalizeOnednn, StripQuant
+from qpass.passes import ConvertEncoding, FoldBatchNorm, FoldQuant, LegalizeOnednn, QuantizeWeights, StripQuant
 from qpass.quant.encoding import declare_param
 from qpass.quant.layers import find_layers
 from qpass.rewrite.edit import Edit, edit
@@ -292,6 +292,10 @@ FAULTS: Mapping[str, tuple[Fault, ...]] = {
         Fault("tensorrt", lambda: floats_for("linear_0.w_0", "tensorrt")),
     ),
     "weight-not-restored": (Fault("onednn", transposed),),
+    "weights-alone": (
+        Fault("onednn", lambda: QuantizeWeights()(float_net())),
+        Fault("generic", lambda: QuantizeWeights(op_types=("matmul_v2",))(float_net())),
+    ),
     "channel-axis": (Fault("lite", wrong_axis), Fault("tensorrt", wrong_axis)),
     "square-weight": (Fault("onednn", square),),
     "unhandled-op": (

@@ -28,7 +28,7 @@ def unfolded_batch_norms(subject: Subject) -> Iterator[Hit]:
     """Batch normalizations right behind a float layer."""
     quantized = {use.op for use in subject.by_use}
     for op, layer, between in _after_layers(subject):
-        if not between and layer.uid not in quantized:
+        if not between and layer.uid not in quantized and layer.uid not in subject.integers_alone:
             what = f"it follows {layer.type} and is not folded into it"
             yield Hit(op, op.output("Y")[0], what, Fix("fold-batch-norm"))
 

@@ -14,6 +14,7 @@ from qpass.quant.encodings import find_sites
 from qpass.quant.layers import Layer, find_layers
 from qpass.quant.presets import Target
 from qpass.quant.site import QuantSite
+from qpass.quant.stored import integers_alone
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,11 @@ class Subject:
     def by_use(self) -> Mapping[Use, QuantSite]:
         """Operand of a real op -> the site that quantizes it; observers are left out."""
         return {use: site for site in self.sites if not site.observer_only for use in site.uses}
+
+    @cached_property
+    def integers_alone(self) -> Mapping[int, str]:
+        """Ops that read an integer weight without a quantization op, by uid, and that weight."""
+        return integers_alone(self.model)
 
     def first_op(self, site: QuantSite) -> Op:
         """The first op that spells a site."""

@@ -161,7 +161,8 @@ SCALE_RULES = (
         "bit-length",
         _ENGINES,
         "a bit length that the engine does not take",
-        "oneDNN stops (`Unsupported number quantization bits`); TensorRT has kernels for 8 bits, Lite for 8 and 16",
+        "oneDNN stops at activations (`Unsupported number quantization bits`) and takes integers of weights for 8 "
+        "bits, unchecked: silent garbage; TensorRT has kernels for 8 bits, Lite for 8 and 16",
         "quant_dequant_onednn_pass.cc, seen on 2.6.2 and 3.3.1; quant_conv2d_dequant_fuse_pass.cc",
         "",
         wrong_bits,

@@ -47,6 +47,13 @@ def unrestored_weights(subject: Subject) -> Iterator[Hit]:
             yield Hit(lost, site.value.name, f"the integers of this weight reach the {lost.type} kernel", fix)
 
 
+def weights_alone(subject: Subject) -> Iterator[Hit]:
+    """Integer weights that ops read with no quantization op between."""
+    for uid, name in subject.integers_alone.items():
+        op = subject.graph.by_uid[uid]
+        yield Hit(op, name, f"{op.type} reads {subject.model.params[name].dtype} where it expects floats")
+
+
 def wrong_axes(subject: Subject) -> Iterator[Hit]:
     """Weights with a scale per channel of an axis that is not the output channels."""
     layers = {layer.name: layer for layer in subject.layers}
@@ -121,6 +128,17 @@ SPELLING_RULES = (
         "quant_dequant_onednn_pass.cc, DequantizeWeights; seen with conv2d_transpose on 2.6.2 and 3.3.1",
         "strip-quant",
         unrestored_weights,
+    ),
+    Rule(
+        "weights-alone",
+        ("onednn", "tensorrt", "generic"),
+        "a weight is stored as integers and no op makes floats of it, as quantize-weights and Paddle's dynamic "
+        "quantization write it",
+        "only Paddle Lite restores it when it loads the model; Paddle's kernels stop at the integers (quantize the "
+        "float model for this target instead)",
+        "lite/core/optimizer/mir/post_quant_dynamic_pass.cc; seen on 2.6.2 and 3.3.1, with oneDNN and without",
+        "",
+        weights_alone,
     ),
     Rule(
         "channel-axis",
