@@ -6,6 +6,7 @@ import argparse
 from collections import Counter
 
 from qpass.cli.common import add_json, add_model, add_output, load_model, print_json, split_names, written
+from qpass.errors import UsageError
 from qpass.quant.encodings import SPELLERS, find_sites
 
 
@@ -33,6 +34,12 @@ def execute(args: argparse.Namespace) -> int:
     from qpass.passes import ConvertEncoding
 
     model = load_model(args)
+    if not find_sites(model):
+        raise UsageError(
+            "nothing is quantized in this model, so there is nothing to convert",
+            where=model.source.program,
+            hint=f"qpass quantize --encoding {args.to} quantizes a float model",
+        )
     check_target(model, args.output, overwrite=args.overwrite)
     made = ConvertEncoding(args.to, tuple(split_names(args.layers)))(model)
     program, params = save(made, args.output, overwrite=args.overwrite)

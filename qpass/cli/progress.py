@@ -17,12 +17,12 @@ class Bar:
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
-            TextColumn("left"),
+            TextColumn("{task.fields[left]}"),
             TimeRemainingColumn(),
             TextColumn("{task.fields[last]}", markup=False),
             console=Console(stderr=True),
         )
-        self._task = self._bar.add_task(title, total=None, last="")
+        self._task = self._bar.add_task(title, total=None, left="", last="")
 
     def __enter__(self) -> Bar:
         self._bar.start()
@@ -35,7 +35,7 @@ class Bar:
 
     def start(self, total: int, done: int = 0) -> None:
         """The number of layers, and how many a checkpoint already holds."""
-        self._bar.update(self._task, total=total, completed=done)
+        self._bar.update(self._task, total=total, completed=done, left="left")
 
     def advance(self, layer: str, metric: float) -> None:
         """One layer is done."""

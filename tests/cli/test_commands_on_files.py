@@ -186,6 +186,13 @@ def test_convert_writes_int8_weights_and_tells_both_sizes(tmp_path: Path, capsys
     assert json.loads(capsys.readouterr().out)["after"] == {"A": 2, "D": len(sites) - 2}
 
 
+def test_convert_refuses_a_float_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["convert", DIGITS, "--to", "B", "-o", str(tmp_path / "int8")]) == 2
+    assert "nothing is quantized in this model" in (said := capsys.readouterr().err)
+    assert "qpass quantize --encoding B" in said
+    assert not list(tmp_path.iterdir())
+
+
 def test_inspect_tells_the_size_without_quantization(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def sizes(path: object) -> tuple[int, int]:
         assert main(["inspect", str(path), "--json"]) == 0
