@@ -41,7 +41,7 @@ from qpass.ir.model import Model
 from qpass.ir.params import same_array
 from qpass.quant.encoding import data_out
 from qpass.quant.encoding_a import is_activation_of_layer
-from qpass.quant.encodings import SPELLERS, find_sites
+from qpass.quant.encodings import ENCODINGS, find_sites
 from qpass.quant.fakequant import abs_max, dequantize, fake_quantize
 from qpass.quant.layers import find_layers, select
 from qpass.quant.marks import mark_threshold
@@ -78,8 +78,8 @@ class ConvertEncoding(Pass):
     layers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.to not in SPELLERS:
-            raise PassError(f"encoding {self.to!r}, expected one of {', '.join(SPELLERS)}", where="ConvertEncoding")
+        if self.to not in ENCODINGS:
+            raise PassError(f"encoding {self.to!r}, expected one of {', '.join(ENCODINGS)}", where="ConvertEncoding")
 
     def run(self, model: Model) -> Model:
         """The model in this encoding, or `model` itself when nothing was spelled otherwise."""
@@ -128,7 +128,7 @@ class ConvertEncoding(Pass):
                     sites.append(site)
         made = e.model
         with edit(made) as e:
-            SPELLERS[self.to].spell(e, made.graph, sites)
+            ENCODINGS[self.to].spell(e, made.graph, sites)
         return undeclare_unused(e.model, {job.site.value.name for job in jobs if job.site.role is Role.WEIGHT})
 
     def _held(self, model: Model, site: QuantSite) -> _Held:

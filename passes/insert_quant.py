@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from qpass.errors import PassError, QuantError
 from qpass.ir.model import Model
-from qpass.quant.encodings import SPELLERS
+from qpass.quant.encodings import ENCODINGS
 from qpass.quant.layers import DEFAULT_OP_TYPES
 from qpass.quant.marks import mark, mark_threshold
 from qpass.quant.points import find_points
@@ -73,8 +73,8 @@ class InsertQuant(Pass):
     outputs: bool = False
 
     def __post_init__(self) -> None:
-        if self.encoding not in SPELLERS:
-            raise PassError(f"encoding {self.encoding!r}, expected one of {', '.join(SPELLERS)}", where="InsertQuant")
+        if self.encoding not in ENCODINGS:
+            raise PassError(f"encoding {self.encoding!r}, expected one of {', '.join(ENCODINGS)}", where="InsertQuant")
         self.recipe  # noqa: B018 - it checks itself
 
     @classmethod
@@ -117,7 +117,7 @@ class InsertQuant(Pass):
         observers = [self._scaled(model, table, site, thresholds) for site in points.observers]
         inserted = sites if self.encoding in "AD" else [*sites, *observers]
         with edit(model) as e:
-            SPELLERS[self.encoding].spell(e, model.graph, inserted)
+            ENCODINGS[self.encoding].spell(e, model.graph, inserted)
             for uid in dict.fromkeys(use.op for site in sites for use in site.uses):
                 mark(e, uid)
             if self.encoding in "AD":

@@ -32,7 +32,7 @@ import numpy as np
 
 from qpass.ir.graph import Graph
 from qpass.ir.model import Model
-from qpass.quant.encodings import SPELLERS
+from qpass.quant.encodings import ENCODINGS
 from qpass.quant.onednn_scales import cut_product_weights, lent_scales
 from qpass.quant.onednn_sums import spoiling_sums
 from qpass.quant.site import QuantSite, Storage
@@ -86,7 +86,7 @@ def _per_tensor_products(model: Model) -> Model:
         return model
     made = strip_sites(model, sites, None, ())
     with edit(made) as e:
-        SPELLERS["B"].spell(e, made.graph, tuple(_per_tensor(made.graph, sites)))
+        ENCODINGS["B"].spell(e, made.graph, tuple(_per_tensor(made.graph, sites)))
     return e.model
 
 

@@ -9,30 +9,13 @@ from qpass import passes
 from qpass.deploy import spelled_for, with_stored_weights
 from qpass.errors import UsageError
 from qpass.ir.model import Model
-from qpass.quant.encodings import find_sites
+from qpass.quant.encodings import check_float
 from qpass.quant.layers import DEFAULT_OP_TYPES
 from qpass.quant.points import find_points
 from qpass.quant.presets import find_target
 from qpass.quant.recipe import Recipe
 from qpass.quant.scales import ScaleTable, key
 from qpass.quant.skip import check_skipped
-
-
-def check_float(model: Model) -> None:
-    """Refuse a model that holds quantization sites.
-
-    Raises
-    ------
-    UsageError
-        What can be done with it instead.
-    """
-    if sites := find_sites(model):
-        raise UsageError(
-            f"the model is quantized already: {len(sites)} sites, the first of encoding {sites[0].encoding}",
-            where=model.source.program,
-            hint="its ranking comes from analyze_qat; the pass strip-quant makes it a float model, "
-            "fold-quant{to=int8} stores its weights as int8",
-        )
 
 
 def quantize(

@@ -20,13 +20,12 @@ from qpass.analysis.ptq import analyze_ptq
 from qpass.analysis.qat import analyze_qat, check_pair, quantized_layers, restore_weights
 from qpass.analysis.result import AnalysisResult, Mode
 from qpass.analysis.statistics import TensorStatistics, collect_statistics
-from qpass.api import check_float
 from qpass.errors import UsageError
 from qpass.formats.files import save
 from qpass.ir.model import Model
 from qpass.options import QuantOptions
 from qpass.post_training import find_scales, quantize_prepared
-from qpass.quant.encodings import find_sites
+from qpass.quant.encodings import check_float, find_sites
 from qpass.quant.layers import find_layers
 from qpass.quant.scales import ScaleTable
 from qpass.quant.skip import unskipped

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from qpass.errors import UsageError
-from qpass.quant.encodings import SPELLERS
+from qpass.quant.encodings import ENCODINGS
 from qpass.quant.layers import DEFAULT_OP_TYPES
 from qpass.quant.observer_options import DEFAULT_OPTIONS, ObserverOptions
 from qpass.quant.observers import algorithm
@@ -97,7 +97,7 @@ class QuantOptions:
         choices: tuple[tuple[str, str, Collection[str]], ...] = (
             ("weight_algo", self.weight_algo, WEIGHT_ALGOS),
             ("engine", self.engine, ENGINES),
-            ("encoding", self.encoding, SPELLERS),
+            ("encoding", self.encoding, ENCODINGS),
         )
         for name, value, known in choices:
             if value not in known:

@@ -9,18 +9,15 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from qpass.api import check_float
 from qpass.deploy import prepared_for, spelled_for, with_stored_weights
 from qpass.errors import UsageError
 from qpass.ir.model import Model
 from qpass.options import QuantOptions
 from qpass.passes import ConvertEncoding, InsertQuant
-from qpass.quant.encodings import find_sites
-from qpass.quant.layers import find_weights
+from qpass.quant.encodings import check_float, quantized_weights
 from qpass.quant.marks import mark_threshold
 from qpass.quant.points import Points, find_points
 from qpass.quant.scales import ScaleTable
-from qpass.quant.site import Role
 from qpass.quant.skip import SkippedOp, check_skipped
 from qpass.quant.thresholds import Thresholds
 from qpass.refine import prepare_float, refine
@@ -123,7 +120,8 @@ def quantize_prepared(
         made = _with_thresholds(made, scales, points)
     made = _spelled(_refined(made, model, options, data), options)
     check_skipped(made, points.skipped)
-    return Quantized(made, scales, quantized_layers(made), points.skipped)
+    layers = tuple(layer.name for layer in quantized_weights(made))
+    return Quantized(made, scales, layers, points.skipped)
 
 
 def post_training_quantize(
@@ -165,12 +163,6 @@ def post_training_quantize(
         scales.check_model(ready)
     assert scales is not None
     return quantize_prepared(ready, scales, options, data)
-
-
-def quantized_layers(model: Model) -> tuple[str, ...]:
-    """The layers and embeddings of a model whose weights are quantized, in program order."""
-    uses = {use for site in find_sites(model) if site.role is Role.WEIGHT for use in site.uses}
-    return tuple(layer.name for layer in find_weights(model) if any(op.weight in uses for op in layer.ops))
 
 
 def _refined(made: Model, model: Model, options: QuantOptions, data: Data | None) -> Model:

@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from qpass.api import check_float
 from qpass.errors import UsageError
 from qpass.formats.files import check_target, load, save
 from qpass.ir.model import Model
 from qpass.paddle_config import KEYS, options_of
 from qpass.passes import QuantizeWeights
 from qpass.post_training import Quantized, post_training_quantize
+from qpass.quant.encodings import check_float
 from qpass.quant.scales import ScaleTable
 from qpass.runtime.data import Batches, Data
 from qpass.runtime.samples import Samples, batched

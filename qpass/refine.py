@@ -8,13 +8,11 @@ inserted, weights rounded for the layer's output, and what mean error is left go
 from __future__ import annotations
 
 from qpass import passes
-from qpass.api import check_float
 from qpass.errors import UsageError
 from qpass.ir.model import Model
-from qpass.quant.encodings import find_sites
-from qpass.quant.layers import find_layers
+from qpass.quant.encodings import check_float, quantized_weights
+from qpass.quant.layers import EMBEDDING
 from qpass.quant.moments import MomentTable
-from qpass.quant.site import Role
 from qpass.rewrite.passes import Pass
 from qpass.rewrite.pipeline import run
 from qpass.runtime.data import Data
@@ -86,7 +84,7 @@ def refine(
     if correction == "paddle":
         return run(quantized, [passes.WeightCorrection()])
     adaround = round_type == "adaround"
-    names = _quantized_layers(quantized)
+    names = [layer.name for layer in quantized_weights(quantized) if layer.family != EMBEDDING]
     if not names or (not adaround and correction == "none"):
         return quantized
     table = collect_moments(
@@ -122,11 +120,6 @@ def check_refinements(round_type: str, bias_correction: bool | str) -> str:
             hint="bias_correction=True goes with it",
         )
     return bias_correction
-
-
-def _quantized_layers(model: Model) -> list[str]:
-    uses = {use for site in find_sites(model) if site.role is Role.WEIGHT for use in site.uses}
-    return [layer.name for layer in find_layers(model) if any(op.weight in uses for op in layer.ops)]
 
 
 def _passes(table: MomentTable, *, adaround: bool, bias: bool) -> list[Pass]:

@@ -15,7 +15,7 @@ from qpass.analysis.sweep import BASELINE, REFERENCE, Plan, Variant
 from qpass.errors import UsageError
 from qpass.ir.model import Model
 from qpass.passes import FoldQuant, InsertQuant
-from qpass.quant.encodings import find_sites
+from qpass.quant.encodings import check_float
 from qpass.quant.layers import DEFAULT_OP_TYPES, Layer, find_layers
 from qpass.quant.scales import ScaleTable, key
 from qpass.quant.skip import unskipped
@@ -96,9 +96,8 @@ def analyze_ptq(
         If the checkpoint belongs to another job.
     """
     check_direction(evaluate, higher_is_better)
+    check_float(model)
     layers = unskipped(model, find_layers(model, op_types), skip_tensor_list)
-    if find_sites(model):
-        raise UsageError("the model is quantized already", hint="analyze_qat examines quantized models")
     if not layers:
         raise UsageError(f"the model has no layer of the op types {', '.join(op_types)}")
     runner = evaluating_engine(engine, simulate)

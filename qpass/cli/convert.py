@@ -7,7 +7,7 @@ from collections import Counter
 
 from qpass.cli.common import add_json, add_model, add_output, load_model, print_json, split_names, written
 from qpass.errors import UsageError
-from qpass.quant.encodings import SPELLERS, find_sites
+from qpass.quant.encodings import ENCODINGS, find_sites
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -21,7 +21,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "D: simulated quantization, as quantization-aware training exports it"
     )
     add_model(parser)
-    parser.add_argument("--to", required=True, choices=sorted(SPELLERS), help="the encoding to write")
+    parser.add_argument("--to", required=True, choices=sorted(ENCODINGS), help="the encoding to write")
     parser.add_argument("--layers", action="append", metavar="NAMES", help="only these layers, by commas, or @FILE")
     add_output(parser, "prefix of the files to write")
     add_json(parser)

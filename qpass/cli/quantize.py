@@ -23,6 +23,7 @@ from qpass.quant.presets import TARGETS, find_target
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Arguments of `qpass quantize`."""
+    parser.usage = "qpass quantize MODEL (--data DATA | --scales FILE) -o OUT [option ...]"
     parser.epilog = (
         "example:\n  qpass quantize inference.pdmodel --data calib.npz -o int8/inference\n"
         "  qpass quantize inference.pdmodel --data calib.npz --skip @skip_tensor_list.txt -o int8/inference\n"
@@ -53,10 +54,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def execute(args: argparse.Namespace) -> int:
     """Run `qpass quantize`."""
-    from qpass.api import check_float
     from qpass.formats.files import check_target, save
     from qpass.options import QuantOptions
     from qpass.post_training import post_training_quantize
+    from qpass.quant.encodings import check_float
     from qpass.quant.layers import find_weights
     from qpass.quant.scales import ScaleTable
     from qpass.runtime.data import Batches, load_data

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Mapping
 
 from qpass.cli.common import OBSERVING, split_names
+from qpass.quant.encodings import ENCODINGS
 
 _BITS = range(2, 17)
 _PLAIN = ("algo", "weight_algo", *OBSERVING, "engine", "weight_bits", "activation_bits", "round_type", "encoding")
@@ -23,7 +24,7 @@ def add_recipe(parser: argparse.ArgumentParser) -> None:
         metavar="NAME:w4a8",
         help="other bits for the ops with this tensor, or with those that this regular expression matches",
     )
-    group.add_argument("--encoding", choices=("A", "B", "C", "D"), help="spelling (default B, or that of --target)")
+    group.add_argument("--encoding", choices=sorted(ENCODINGS), help="spelling (default B, or that of --target)")
     group.add_argument(
         "--output-scales", action="store_true", help="keep scales of outputs too, for engines that look for them"
     )

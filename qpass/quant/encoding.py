@@ -37,10 +37,6 @@ class Encoding(Protocol):
     def recognise(self, model: Model) -> tuple[QuantSite, ...]:
         """The sites of the root block that are spelled this way, in program order."""
 
-
-class Speller(Encoding, Protocol):
-    """An encoding that can also be written."""
-
     def spell(self, e: Edit, graph: Graph, sites: Sequence[QuantSite]) -> None:
         """Write sites into the transaction: their consumers read quantized values afterwards.
 

@@ -17,7 +17,7 @@ from qpass.errors import EngineError, UsageError
 from qpass.ir.graph import Graph, Use
 from qpass.ir.model import Model
 from qpass.passes.strip_quant import StripQuant
-from qpass.quant.encodings import SPELLERS, find_sites
+from qpass.quant.encodings import ENCODINGS, find_sites
 from qpass.quant.site import QuantSite, Role
 from qpass.quant.spec import QuantSpec
 from qpass.rewrite.edit import edit
@@ -99,7 +99,7 @@ def apply_plan(model: Model, plan: OneDNNPlan, *, vnni: bool) -> Model:
         *_sites(graph, plan, plan.quantized, every=False),
     ]
     with edit(plain, interface=True) as e:  # fetches of stored values too; the next step gives them back their names
-        SPELLERS["B"].spell(e, graph, sites)
+        ENCODINGS["B"].spell(e, graph, sites)
         for name, array in weights.items():
             if name is not None and array is not None:
                 e.set_param(name, array)

@@ -343,7 +343,7 @@ def _weights_of(model):
 
 
 def _requantized(model, use, scales):
-    from qpass.quant.encodings import SPELLERS
+    from qpass.quant.encodings import ENCODINGS
     from qpass.quant.site import QuantSite
     from qpass.rewrite.edit import edit
 
@@ -352,7 +352,7 @@ def _requantized(model, use, scales):
         Role.ACTIVATION, value, (use,), np.float32(scales.activations[value.name]), QuantSpec(), "B", ops=()
     )
     with edit(model) as e:
-        SPELLERS["B"].spell(e, model.graph, [site])
+        ENCODINGS["B"].spell(e, model.graph, [site])
     return e.model
 
 

@@ -145,7 +145,7 @@ def test_what_is_spelled_is_recognised(encoding, per_channel):
 def test_every_op_of_a_site_belongs_to_one_encoding():
     for kind in ("a", "b", "t", "c"):
         model = written_by_paddle(kind)
-        owners = [{uid for site in each.recognise(model) for uid in site.ops} for each in ENCODINGS]
+        owners = [{uid for site in each.recognise(model) for uid in site.ops} for each in ENCODINGS.values()]
         found = {op.uid for op in model.graph.ops if "quantize" in op.type}
         assert sum(len(uids) for uids in owners) == len(set().union(*owners)) == len(found)
 
