@@ -117,4 +117,7 @@ def test_weights_stored_as_integers_alone_are_told(tmp_path: Path) -> None:
     assert "conv2d_0.w_0: conv2d reads int8 where it expects floats" in answer.out
     assert "1 finding for onednn" in answer.out
     assert "stored as integers alone, as Paddle Lite reads them: 1" in qpass("inspect", source).out
+    refused = qpass("quantize", source, "--data", "none.npz", "-o", tmp_path / "out")
+    assert refused.code == 2
+    assert "weights are stored as integers alone, the first is conv2d_0.w_0" in refused.err
     assert "integers alone" not in qpass("inspect", on_disk(clean(), tmp_path / "clean")).out
