@@ -23,10 +23,6 @@ if TYPE_CHECKING:
     from qpass.runtime.data import Data
 
 
-def _names(value: object) -> object:
-    return tuple(value) if isinstance(value, list) else value
-
-
 class _Analysis:
     """What both modes share: the job, and its three methods."""
 
@@ -216,6 +212,7 @@ class AnalysisQAT(_Analysis):
             qat_metric=qat_metric,
             num_histogram_plots=num_histogram_plots,
             options=QuantOptions.checked(
-                {"op_types": _names(quantizable_op_type), "higher_is_better": higher_is_better}
+                {"op_types": quantizable_op_type, "higher_is_better": higher_is_better},
+                {"op_types": "quantizable_op_type"},
             ),
         )

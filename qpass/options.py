@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from qpass.errors import UsageError
 from qpass.quant.encodings import ENCODINGS
@@ -19,7 +20,7 @@ from qpass.runtime.engines import ENGINES
 from qpass.runtime.simulate import check_simulation
 
 _OPTIONAL: Mapping[str, type] = {"batches": int, "compat": str, "simulate": str, "target": str}
-_KINDS = {str: "a name", int: "a whole number", float: "a number", bool: "True or False", tuple: "a sequence of names"}
+_KINDS = {str: "a name", int: "a whole number", float: "a number", bool: "True or False"}
 
 
 @dataclass(frozen=True)
@@ -157,8 +158,14 @@ class QuantOptions:
         )
 
     @classmethod
-    def checked(cls, given: Mapping[str, object]) -> QuantOptions:
+    def checked(cls, given: Mapping[str, object], called: Mapping[str, str] = MappingProxyType({})) -> QuantOptions:
         """Options from untyped values by field name; None stands for the default.
+
+        Parameters
+        ----------
+        given : Mapping[str, object]
+        called : Mapping[str, str]
+            What the caller calls a field, for messages, where that is not its name.
 
         Raises
         ------
@@ -169,11 +176,28 @@ class QuantOptions:
         set_ = {name: value for name, value in given.items() if value is not None}
         for name, value in set_.items():
             default = getattr(defaults, name)
+            what = called.get(name, name)
+            if isinstance(default, tuple):
+                set_[name] = names(value, what)
+                continue
             if name == "bias_correction" and isinstance(value, str):
                 continue
             kind = _OPTIONAL.get(name, type(default))
             if not isinstance(value, (int, float) if kind is float else kind) or (
                 kind in (int, float) and isinstance(value, bool)
             ):
-                raise UsageError(f"{name} is {value!r}, expected {_KINDS[kind]}")
+                raise UsageError(f"{what} is {value!r}, expected {_KINDS[kind]}")
         return dataclasses.replace(defaults, **set_)  # type: ignore[arg-type]
+
+
+def names(given: object, what: str) -> tuple[str, ...]:
+    """A list or tuple of names as a tuple.
+
+    Raises
+    ------
+    UsageError
+        If it is something else, a single name for example.
+    """
+    if not isinstance(given, (list, tuple)) or not all(isinstance(name, str) for name in given):
+        raise UsageError(f"{what} is {given!r}, expected a sequence of names")
+    return tuple(given)

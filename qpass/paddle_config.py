@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 
 from qpass.errors import UsageError
 from qpass.ir.schema import EMBEDDINGS, FAMILIES
-from qpass.options import QuantOptions
+from qpass.options import QuantOptions, names
 from qpass.quant.layers import DEFAULT_OP_TYPES
 from qpass.quant.presets import find_target
 from qpass.quant.recipe import FULL_OP_TYPES
@@ -72,7 +72,7 @@ def options_of(config: Mapping[str, object], where: str) -> QuantOptions:
 
 
 def _options(config: Mapping[str, object]) -> QuantOptions:
-    given = {FIELDS[name]: _names(value) for name, value in config.items() if name in FIELDS}
+    given = {FIELDS[name]: value for name, value in config.items() if name in FIELDS}
     if config.get("activation_quantize_type") == "abs_max":
         raise UsageError(
             "activation_quantize_type 'abs_max' stores no scale: every run would find its own",
@@ -93,32 +93,31 @@ def _options(config: Mapping[str, object]) -> QuantOptions:
     if op_types is not None:
         given["op_types"] = op_types
     given["activation_op_types"] = activation_op_types
-    return QuantOptions.checked(given)
+    return QuantOptions.checked(given, {field: name for name, field in FIELDS.items()})
 
 
 def _op_types(given: object) -> tuple[tuple[str, ...] | None, tuple[str, ...]]:
     """Op types with weights (None: the default), and those without."""
     if given is None:
         return None, ()
-    if not isinstance(given, (list, tuple)):
-        raise UsageError(f"quantizable_op_type is {given!r}, expected a sequence of names")
-    if looked_up := [name for name in given if name in EMBEDDINGS]:
+    named = names(given, "quantizable_op_type")
+    if looked_up := [name for name in named if name in EMBEDDINGS]:
         raise UsageError(
             f"{looked_up[0]!r} has no activations to calibrate",
             hint="quant_post_dynamic stores its weights as integers",
         )
-    weighted = tuple(name for name in given if name in FAMILIES)
-    others = tuple(name for name in given if name not in FAMILIES)
+    weighted = tuple(name for name in named if name in FAMILIES)
+    others = tuple(name for name in named if name not in FAMILIES)
     for name in others:
         if name not in FULL_OP_TYPES:
-            near = difflib.get_close_matches(str(name), (*FAMILIES, *FULL_OP_TYPES), 3, 0.5)
+            near = difflib.get_close_matches(name, (*FAMILIES, *FULL_OP_TYPES), 3, 0.5)
             raise UsageError(
                 f"op type {name!r} has no quantizable weight, and no activations that can be quantized",
                 hint=f"the nearest are {', '.join(near)}" if near else f"for example {', '.join(DEFAULT_OP_TYPES)}",
             )
     if not weighted:
         raise UsageError(
-            f"quantizable_op_type {list(given)!r} names no op type with weights",
+            f"quantizable_op_type {list(named)!r} names no op type with weights",
             hint=f"some of {', '.join(sorted(FAMILIES))}",
         )
     return weighted, others
@@ -138,7 +137,3 @@ def _flag(config: Mapping[str, object], name: str, *, default: bool) -> bool:
     if not isinstance(value, bool):
         raise UsageError(f"{name} is {value!r}, expected True or False")
     return value
-
-
-def _names(value: object) -> object:
-    return tuple(value) if isinstance(value, list) else value

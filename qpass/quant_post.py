@@ -11,6 +11,7 @@ from pathlib import Path
 from qpass.errors import UsageError
 from qpass.formats.files import check_target, load, save
 from qpass.ir.model import Model
+from qpass.options import names
 from qpass.paddle_config import KEYS, options_of
 from qpass.passes import QuantizeWeights
 from qpass.post_training import Quantized, post_training_quantize
@@ -142,9 +143,7 @@ def quant_post_static(
         If the model, the options or the data are not usable; nothing is written then.
     """
     config: dict[str, object] = {name: value for name, value in locals().items() if name in KEYS}
-    config["skip_tensor_list"] = _listed(skip_tensor_list, "skip_tensor_list")
-    config["overrides"] = _listed(overrides, "overrides")
-    if tuple(quantizable_op_type) == STATIC_OP_TYPES:
+    if names(quantizable_op_type, "quantizable_op_type") == STATIC_OP_TYPES:
         del config["quantizable_op_type"]
     if outputs is None:
         config["outputs"] = compat == "paddle"
@@ -215,7 +214,7 @@ def quant_post_dynamic(
         )
     store = QuantizeWeights(
         bits=weight_bits,
-        op_types=_listed(quantizable_op_type, "quantizable_op_type"),
+        op_types=names(quantizable_op_type, "quantizable_op_type"),
         per_channel=_WEIGHT_TYPES[weight_quantize_type],
     )
     model = load(model_dir, model_filename=model_filename, params_filename=params_filename)
@@ -238,13 +237,13 @@ def quant_post_dynamic(
 
 def _only(given: Mapping[str, Data | None], *, optional: bool) -> Data | None:
     """The one that was given."""
-    names = [name for name, value in given.items() if value is not None]
-    if len(names) > 1 or not (names or optional):
+    found = {name: value for name, value in given.items() if value is not None}
+    if len(found) > 1 or not (found or optional):
         raise UsageError(
-            f"{' and '.join(names) or 'no data are'} given, expected one of {', '.join(given)}",
+            f"{' and '.join(found) or 'no data are'} given, expected one of {', '.join(given)}",
             where="quant_post_static",
         )
-    return given[names[0]] if names else None
+    return next(iter(found.values()), None)
 
 
 def _program(folder: str | Path, filename: str | None) -> Path:
@@ -257,9 +256,3 @@ def _check_writable(model: Model, program: Path) -> None:
     source = model.source.program
     if source is not None and program.exists() and Path(source).exists() and program.samefile(source):
         raise UsageError("the quantized model would replace the float model", where=str(program), hint="save elsewhere")
-
-
-def _listed(names: Sequence[str] | None, what: str) -> tuple[str, ...]:
-    if isinstance(names, str) or not all(isinstance(name, str) for name in names or ()):
-        raise UsageError(f"{what} is {names!r}, expected a sequence of names")
-    return tuple(names or ())

@@ -42,7 +42,9 @@ def alone(x: np.ndarray) -> ScaleTable:
         ({"quantizable_op_type": ["pool2d"]}, UsageError, "names no op type with weights"),
         ({"quantizable_op_type": ["lookup_table_v2"]}, UsageError, "quant_post_dynamic"),
         ({"is_full_quantize": 1}, UsageError, "is_full_quantize is 1, expected True or False"),
-        ({"skip_tensor_list": "conv2d_0.w_0"}, UsageError, "expected a sequence of names"),
+        ({"skip_tensor_list": "conv2d_0.w_0"}, UsageError, "skip_tensor_list is 'conv2d_0.w_0', expected a sequence"),
+        ({"skip_tensor_list": [1]}, UsageError, "skip_tensor_list is [1], expected a sequence of names"),
+        ({"quantizable_op_type": 5}, UsageError, "quantizable_op_type is 5, expected a sequence of names"),
         ({"skip_tensor_list": ["conv2d_0.w_1"]}, QuantError, "nearest are conv2d_0.w_0"),
         ({"overrides": ["conv2d_0.w_0"]}, UsageError, "is no override of bits"),
         ({"overrides": ["nothing:w4"]}, QuantError, "'nothing' matches no"),
@@ -97,6 +99,9 @@ def test_the_float_model_is_not_overwritten(tmp_path: Path) -> None:
         ({"is_full_quantize": 1}, "is_full_quantize is 1, expected True or False"),
         ({"quantizable_op_type": ["lookup_table_v2"]}, "no activations to calibrate"),
         ({"round_type": "floor"}, "unknown round_type 'floor'"),
+        ({"overrides": [("conv2d_0.w_0", 4)]}, "overrides is [('conv2d_0.w_0', 4)], expected a sequence of names"),
+        ({"skip_tensor_list": ["conv2d_0.w_0", None]}, "skip_tensor_list is ['conv2d_0.w_0', None], expected"),
+        ({"batch_nums": "3"}, "batch_nums is '3', expected a whole number"),
     ],
 )
 def test_wrong_ptq_config(config: dict[str, Any], words: str, tmp_path: Path) -> None:
