@@ -70,13 +70,13 @@ def mark_threshold(e: Edit, graph: Graph, ref: ValueRef, threshold: np.ndarray) 
     found = _ours(op)
     if found is not None:
         fresh = not any(_THRESHOLD.fullmatch(name) for name in op.attrs)
-        kept = _ADDED if _KEEP not in op.attrs else _RAISED if op.attrs[_KEEP] == Attr.bool(False) else ""
-        added = f"{found['added']}{_THRESHOLDS if fresh else ''}{kept}"
+        added = f"{found['added']}{_THRESHOLDS if fresh else ''}{_change_of_keep(op)}"
         e.set_attr(op, _TYPE, Attr(op.attrs[_TYPE].kind, f"{_OURS}{added}{found['over'] or ''}"))
     attr = Attr.float(float(np.float32(threshold)))
     e.set_attr(op, f"{made.slot}{made.index}_threshold", attr)
     e.set_attr(op, "out_threshold", attr)
-    e.set_attr(op, _KEEP, Attr.bool(True))
+    if _change_of_keep(op):
+        e.set_attr(op, _KEEP, Attr.bool(True))
 
 
 def is_ours(op: Op) -> bool:
@@ -87,3 +87,9 @@ def is_ours(op: Op) -> bool:
 def _ours(op: Op) -> re.Match[str] | None:
     value = op.attr(_TYPE)
     return _MARK.fullmatch(value) if isinstance(value, str) else None
+
+
+def _change_of_keep(op: Op) -> str:
+    """What becoming true means for `with_quant_attr`; nothing where it is true, or of another kind than Paddle's."""
+    before = op.attrs.get(_KEEP)
+    return _ADDED if before is None else _RAISED if before == Attr.bool(False) else ""

@@ -14,7 +14,10 @@ from qpass.ir.params import Params
 from qpass.ir.verify import verify
 from qpass.passes import InsertQuant
 from qpass.quant.layers import find_layers
+from qpass.quant.points import find_points
+from qpass.quant.recipe import Recipe
 from qpass.quant.scales import ScaleTable, key
+from qpass.quant.site import Role
 from support.build import Builder
 
 FOLDER = Path(__file__).resolve().parents[1] / "data" / "quant"
@@ -44,6 +47,17 @@ def table(model: Model, *, per_channel: bool = True, threshold: float = 3.0) -> 
         activations={key(graph, ref): threshold + i / 8 for i, ref in enumerate(refs)},
         weights={name: _absmax(model.params[name], axis) for name, axis in axes.items()},
         weight_axes=axes,
+    )
+
+
+def scaled(model: Model, recipe: Recipe) -> ScaleTable:
+    """Made-up thresholds of everything that a recipe quantizes or skips, all different; absmax of weights."""
+    points = find_points(model, dataclasses.replace(recipe, skip=(), overrides=()))
+    weights = {site.value.name: site.spec.axis for site in points.sites if site.role is Role.WEIGHT}
+    return ScaleTable(
+        activations={key(model.graph, ref): 3 + i / 8 for i, ref in enumerate(points.observed)},
+        weights={name: _absmax(model.params[name], axis) for name, axis in weights.items()},
+        weight_axes=weights,
     )
 
 
