@@ -216,7 +216,8 @@ def algorithm(algo: str, options: ObserverOptions, compat: str | None = None) ->
         raise UsageError(f"unknown compat {compat!r}, expected one of {sorted(COMPAT)} or None")
     known = ACTIVATION_ALGOS if compat is None else COMPAT[compat]
     if algo not in known:
-        raise UsageError(f"unknown algo {algo!r}, expected one of {sorted(known)}")
+        what = f"unknown algo {algo!r}" if algo not in ACTIVATION_ALGOS else f"compat {compat!r} has no algo {algo!r}"
+        raise UsageError(f"{what}, expected one of {sorted(known)}")
     if algo in ("KL", "entropy") and options.bins < 4 * options.levels:
         raise UsageError(
             f"{algo} needs at least {4 * options.levels} bins for {options.quant_bits} bits, there are {options.bins}",

@@ -214,6 +214,8 @@ def test_options_out_of_range(given_: dict[str, float], message: str) -> None:
 
 
 def test_unknown_algorithms() -> None:
+    with pytest.raises(UsageError, match="compat 'paddle' has no algo 'entropy', expected one of"):
+        Observer("t", "entropy", compat="paddle")
     with pytest.raises(UsageError, match="unknown algo 'best', expected one of"):
         Observer("t", "best")
     with pytest.raises(UsageError, match="unknown compat 'torch'"):
