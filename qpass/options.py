@@ -151,6 +151,11 @@ class QuantOptions:
         )
 
     @property
+    def spelling(self) -> str:
+        """The encoding that is written: that of the target, where there is one."""
+        return self.encoding if self.target is None else find_target(self.target).encoding
+
+    @property
     def observer_options(self) -> ObserverOptions:
         """The numbers that steer `algo`."""
         return ObserverOptions(

@@ -114,7 +114,7 @@ def quantize_prepared(
     """
     recipe = dataclasses.replace(options.recipe, skip=(*options.recipe.skip, *skip))
     points = find_points(model, recipe)
-    as_pairs = options.encoding in "BC"
+    as_pairs = options.spelling in "BC"
     made = InsertQuant.of(scales, dataclasses.replace(recipe, outputs=recipe.outputs and as_pairs))(model)
     if recipe.outputs and not as_pairs:
         made = _with_thresholds(made, scales, points)
@@ -154,14 +154,13 @@ def post_training_quantize(
     DataError, EngineError
         If the data do not fit the model, or it does not run.
     """
-    if data is None and scales is None:
-        raise UsageError("there are neither data nor scales", hint="calibration needs batches of inputs")
     ready = prepared(model, options)
-    if scales is None and data is not None:
-        scales = find_scales(ready, data, options, progress)
-    elif scales is not None:
+    if scales is not None:
         scales.check_model(ready)
-    assert scales is not None
+    elif data is not None:
+        scales = find_scales(ready, data, options, progress)
+    else:
+        raise UsageError("there are neither data nor scales", hint="calibration needs batches of inputs")
     return quantize_prepared(ready, scales, options, data)
 
 

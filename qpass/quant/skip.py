@@ -21,7 +21,7 @@ from qpass.quant.candidates import Candidate, find_candidates, names_of
 from qpass.quant.encodings import find_sites
 from qpass.quant.layers import Layer
 from qpass.quant.marks import is_ours
-from qpass.quant.ops import DATA_SLOTS
+from qpass.quant.ops import DATA_SLOTS, OLD_DEQUANTIZE
 
 
 @dataclass(frozen=True)
@@ -180,6 +180,8 @@ def check_skipped(model: Model, skipped: Sequence[SkippedOp]) -> None:
 def _faults(graph: Graph, op: Op) -> Iterator[str]:
     for slot, index, name in op.reads():
         maker = graph.writer(graph.read(op, slot, index))
+        while maker is not None and maker.type in OLD_DEQUANTIZE:  # it belongs to the layer in front
+            maker = graph.writer(graph.read(maker, "X"))
         if maker is not None and maker.type in DATA_SLOTS:
             yield f"it reads {name}, which {maker.type} makes"
     if is_ours(op):
