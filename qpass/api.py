@@ -75,16 +75,8 @@ def quantize(
 
 def _for_target(model: Model, scales: ScaleTable, target: str, recipe: Recipe) -> Recipe:
     """The recipe with the op types of a target; its sums only where the table has scales for them."""
-    preset = find_target(target)
-    preset.check_bits(recipe.weight_bits, "weight_bits")
-    preset.check_bits(recipe.activation_bits, "activation_bits")
-    for override in recipe.overrides:
-        preset.check_bits(override.weight_bits or recipe.weight_bits, f"override {override}")
-        preset.check_bits(override.activation_bits or recipe.activation_bits, f"override {override}")
-    op_types = preset.op_types if recipe.op_types == DEFAULT_OP_TYPES else recipe.op_types
-    recipe = dataclasses.replace(recipe, op_types=op_types)
-    if recipe.activation_op_types:
-        return recipe
-    whole = dataclasses.replace(recipe, activation_op_types=preset.sums)
+    whole = find_target(target).fitted(recipe)
     observed = {key(model.graph, ref) for ref in find_points(model, whole).observed}
-    return whole if observed <= scales.activations.keys() else recipe
+    if recipe.activation_op_types or observed <= scales.activations.keys():
+        return whole
+    return dataclasses.replace(whole, activation_op_types=())

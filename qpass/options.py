@@ -114,41 +114,27 @@ class QuantOptions:
                 raise UsageError("simulate does not go with engine='int8'", hint="leave one of them out")
         algorithm(self.algo, self.observer_options, self.compat)
         check_refinements(self.round_type, self.bias_correction)
-        self._check_target(self.recipe.overrides)
-
-    def _check_target(self, overrides: tuple[Override, ...]) -> None:
-        if self.target is None:
-            return
-        preset = find_target(self.target)
-        preset.check_bits(self.weight_bits, "weight_bits")
-        preset.check_bits(self.activation_bits, "activation_bits")
-        for override in overrides:
-            for bits in (override.weight_bits, override.activation_bits):
-                preset.check_bits(bits or self.weight_bits, f"override {override}")
-        if self.encoding not in (preset.encoding, "B"):
+        self.recipe  # noqa: B018 - it checks itself
+        if self.encoding not in (self.spelling, "B"):
             raise UsageError(
                 f"encoding {self.encoding} does not go with target {self.target!r}, which is written in "
-                f"{preset.encoding}",
+                f"{self.spelling}",
                 hint="leave one of them out",
             )
 
     @property
     def recipe(self) -> Recipe:
         """What is quantized, and with how many bits; a target has its own op types where none are chosen."""
-        op_types, activation_op_types = self.op_types, self.activation_op_types
-        if self.target is not None:
-            preset = find_target(self.target)
-            op_types = preset.op_types if op_types == DEFAULT_OP_TYPES else op_types
-            activation_op_types = activation_op_types or preset.sums
-        return Recipe(
-            op_types=op_types,
-            activation_op_types=activation_op_types,
+        given = Recipe(
+            op_types=self.op_types,
+            activation_op_types=self.activation_op_types,
             weight_bits=self.weight_bits,
             activation_bits=self.activation_bits,
             skip=self.skip,
             overrides=tuple(Override.parse(text) for text in self.overrides),
             outputs=self.outputs,
         )
+        return given if self.target is None else find_target(self.target).fitted(given)
 
     @property
     def spelling(self) -> str:

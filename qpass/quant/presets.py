@@ -5,11 +5,13 @@ Every line was read in the engine's own source, or seen by running it; ``docs/li
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from qpass.errors import UsageError
+from qpass.quant.layers import DEFAULT_OP_TYPES
 from qpass.quant.recipe import Recipe
 
 _CONVOLUTIONS = ("conv2d", "depthwise_conv2d")
@@ -64,18 +66,27 @@ class Target:
     int8_weights: tuple[str, ...]
     source: str
 
-    def recipe(self, *, full: bool = False) -> Recipe:
-        """What to quantize for this engine; `full`: inputs of ops without weights too."""
-        return Recipe(op_types=self.op_types, activation_op_types=self.activation_op_types if full else self.sums)
-
-    def check_bits(self, bits: int, what: str) -> None:
-        """Refuse a bit length that the engine does not take.
+    def fitted(self, recipe: Recipe) -> Recipe:
+        """A recipe with the op types of this engine where it has none but the default.
 
         Raises
         ------
         UsageError
-            If it is none of `bits`.
+            If the engine does not take its bits.
         """
+        self._check_bits(recipe.weight_bits, "weight_bits")
+        self._check_bits(recipe.activation_bits, "activation_bits")
+        for override in recipe.overrides:
+            for bits in (override.weight_bits, override.activation_bits):
+                if bits is not None:
+                    self._check_bits(bits, f"override {override}")
+        return dataclasses.replace(
+            recipe,
+            op_types=self.op_types if recipe.op_types == DEFAULT_OP_TYPES else recipe.op_types,
+            activation_op_types=recipe.activation_op_types or self.sums,
+        )
+
+    def _check_bits(self, bits: int, what: str) -> None:
         if bits not in self.bits:
             taken = ", ".join(map(str, self.bits))
             raise UsageError(f"{what} is {bits}, but {self.name} takes {taken} bits")

@@ -48,8 +48,9 @@ def test_only_the_target_s_op_types_are_quantized() -> None:
 @pytest.mark.parametrize("target", TARGETS)
 def test_recipes_of_targets_are_recipes(target: str) -> None:
     preset = TARGETS[target]
-    assert preset.recipe() == Recipe(op_types=preset.op_types, activation_op_types=preset.sums)
-    assert preset.recipe(full=True).activation_op_types == preset.activation_op_types
+    assert preset.fitted(Recipe()) == Recipe(op_types=preset.op_types, activation_op_types=preset.sums)
+    chosen = Recipe(op_types=("mul",), activation_op_types=preset.activation_op_types or ("pool2d",))
+    assert preset.fitted(chosen) == chosen
 
 
 @pytest.mark.parametrize(
