@@ -30,7 +30,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from qpass.ir.graph import Graph
 from qpass.ir.model import Model
 from qpass.quant.encodings import ENCODINGS
 from qpass.quant.onednn_scales import cut_product_weights, lent_scales
@@ -86,15 +85,14 @@ def _per_tensor_products(model: Model) -> Model:
         return model
     made = strip_sites(model, sites, None, ())
     with edit(made) as e:
-        ENCODINGS["B"].spell(e, made.graph, tuple(_per_tensor(made.graph, sites)))
+        ENCODINGS["B"].spell(e, made.graph, tuple(_per_tensor(sites)))
     return e.model
 
 
-def _per_tensor(graph: Graph, sites: Sequence[QuantSite]) -> Iterator[QuantSite]:
+def _per_tensor(sites: Sequence[QuantSite]) -> Iterator[QuantSite]:
     for site in sites:
         yield dataclasses.replace(
             site,
-            uses=tuple(use for use in site.uses if use.op in graph.by_uid),
             threshold=np.asarray(np.max(site.threshold), np.float32),
             spec=QuantSpec(site.spec.bits),
             encoding="B",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from qpass.ir.model import Model
 from qpass.passes import ConvertEncoding, FoldQuant, parse_passes
 from qpass.quant.encodings import find_sites
@@ -39,8 +41,7 @@ def spelled_for(model: Model, target: str) -> Model:
     if any(site.encoding != preset.encoding for site in find_sites(model)):
         model = ConvertEncoding(to=preset.encoding)(model)
     model = run(model, parse_passes(",".join(preset.after)))
-    stored = tuple(layer.name for layer in find_layers(model) if layer.family in preset.int8_weights)
-    return FoldQuant(to="int8", layers=stored)(model) if stored else model
+    return _stored(model, [layer.name for layer in find_layers(model) if layer.family in preset.int8_weights])
 
 
 def with_stored_weights(model: Model) -> Model:
@@ -50,5 +51,9 @@ def with_stored_weights(model: Model) -> Model:
     """
     weights = [site for site in find_sites(model) if site.role is Role.WEIGHT]
     wide = {site.value.name for site in weights if site.spec.bits > 8}
-    stored = tuple(dict.fromkeys(site.value.name for site in weights if site.value.name not in wide))
-    return FoldQuant(to="int8", layers=stored)(model) if stored else model
+    return _stored(model, [site.value.name for site in weights if site.value.name not in wide])
+
+
+def _stored(model: Model, weights: Sequence[str]) -> Model:
+    # To FoldQuant no names are all of them.
+    return FoldQuant(to="int8", layers=tuple(dict.fromkeys(weights)))(model) if weights else model
