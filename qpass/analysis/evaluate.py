@@ -15,12 +15,12 @@ import numpy as np
 
 from qpass.analysis.checkpoint import Record
 from qpass.analysis.metric import Comparison
-from qpass.analysis.spool import Spool
 from qpass.errors import EvalError, UsageError
 from qpass.ir.model import Model
 from qpass.runtime.data import Batches, as_feed
 from qpass.runtime.engine import Engine, Session
 from qpass.runtime.facade import call_eval_function
+from qpass.runtime.spool import Spool
 
 Evaluate: TypeAlias = Callable[..., object]
 """``eval_function(executor, program, feed_names, fetch_list) -> float`` or ``evaluate(predict) -> float``."""

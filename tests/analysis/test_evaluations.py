@@ -9,8 +9,7 @@ import pytest
 from qpass import demo
 from qpass.analysis.evaluate import describe, evaluation, form_of
 from qpass.analysis.metric import SQNR_LIMIT
-from qpass.analysis.spool import Spool
-from qpass.errors import DataError, EvalError, UsageError
+from qpass.errors import EvalError, UsageError
 from qpass.formats.files import load
 from qpass.ir.model import Model
 from qpass.rewrite.edit import edit
@@ -181,28 +180,3 @@ def test_outputs_that_are_not_finite_are_refused_naming_the_model(model: Model) 
 def test_without_a_function_there_must_be_data(model: Model) -> None:
     with pytest.raises(UsageError, match="must be data"):
         evaluation(None, reference=model, data=None, engine=get_engine("inference"))
-
-
-def test_the_spool_gives_back_what_it_was_given_also_from_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qpass.analysis.spool.MEMORY_BYTES", 100)
-    rng = np.random.default_rng(0)
-    batches = [[rng.normal(size=(3, n)).astype(np.float32), np.arange(n), np.array(2.5)] for n in (1, 9, 4)]
-    spool = Spool()
-    for batch in batches:
-        spool.add(batch)
-    assert len(spool) == 3
-    for _ in range(2):
-        for kept, batch in zip(spool, batches, strict=True):
-            for a, b in zip(kept, batch, strict=True):
-                np.testing.assert_array_equal(a, b, strict=True)
-
-
-def test_a_spool_without_room_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    spool = Spool()
-
-    def full(*_: object, **__: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(np, "save", full)
-    with pytest.raises(DataError, match=r"No space left on device.*\n.*TMPDIR"):
-        spool.add([np.ones(3)])
