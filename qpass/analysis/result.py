@@ -1,4 +1,4 @@
-"""Results of a sensitivity analysis: one row a layer, ranked, and the skip lists drawn from them."""
+"""Results of a sensitivity analysis: the layers ranked, how sure the ranking is, and the skip lists drawn from it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from qpass.errors import UsageError
 
@@ -40,6 +40,116 @@ class LayerResult:
 
 
 @dataclass(frozen=True)
+class RankedLoss:
+    """What a layer costs by a metric of single samples.
+
+    Parameters
+    ----------
+    loss : float
+        Mean over the samples of the layer's sensitivity; larger is more sensitive, in both modes.
+    low, high : float
+        Ends of its confidence interval.
+    rank : int
+        From 1, most sensitive.
+    samples : int
+        Number of samples the layer was run on.
+    """
+
+    loss: float
+    low: float
+    high: float
+    rank: int
+    samples: int
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """Two layers, one ranked right above the other, compared over the samples that both were run on.
+
+    Parameters
+    ----------
+    upper, lower : str
+        Names of the layers.
+    difference : float
+        Mean loss of `upper` less that of `lower`.
+    low, high : float
+        Ends of the confidence interval of the difference, of the same samples drawn for both (paired).
+    noise : bool
+        Whether the samples do not tell the two apart.
+    samples_needed : int or None
+        Number of samples, those at hand included, that are expected to tell them apart; None where no number would,
+        as the difference is exactly zero.
+    """
+
+    upper: str
+    lower: str
+    difference: float
+    low: float
+    high: float
+    noise: bool
+    samples_needed: int | None
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """A ranking of all layers by a metric of single samples, and how sure it is.
+
+    Parameters
+    ----------
+    name : str
+        What is measured of each sample.
+    why : str
+        A sentence: why this metric.
+    samples : int
+        Number of samples of a layer that was run on all.
+    confidence : float
+        Of each interval on its own, 0 to 1.
+    resamples : int
+        Number of bootstrap resamples that the intervals are drawn from.
+    rows : Mapping[str, RankedLoss]
+        By layer, in the order of the ranks.
+    neighbours : tuple of Neighbours
+        In the order of the ranks.
+    """
+
+    name: str
+    why: str
+    samples: int
+    confidence: float
+    resamples: int
+    rows: Mapping[str, RankedLoss]
+    neighbours: tuple[Neighbours, ...]
+
+
+@dataclass(frozen=True)
+class RaceResult:
+    """What a race settled early, and what that saved.
+
+    Parameters
+    ----------
+    metric : str
+        What it raced on.
+    confidence : float
+        With which all settled places together are those of a full evaluation, 0 to 1.
+    total : int
+        Number of samples of a full evaluation.
+    places : Mapping[str, int]
+        Settled layers and their places, from 0, most sensitive; in program order.
+    samples : Mapping[str, int]
+        Number of samples each layer was run on; in program order.
+    saved : float
+        Share of the evaluations (layers times samples) that was not run, 0 to 1.
+    """
+
+    metric: str
+    confidence: float
+    total: int
+    places: Mapping[str, int]
+    samples: Mapping[str, int]
+    saved: float
+
+
+@dataclass(frozen=True)
 class AnalysisResult:
     """A ranking of layers, most sensitive first.
 
@@ -58,9 +168,21 @@ class AnalysisResult:
     reference : float or None
         The other end where it was measured: all layers quantized (PTQ), the float twin (QAT).
     rows : tuple of LayerResult
-        Most sensitive first; ties in program order.
+        Most sensitive first; ties by the loss of `fine` where there is one, then in program order. Layers that a race
+        settled have the places that it gave them.
     settings : Mapping[str, str]
         Digests and options that produced it.
+    fine : Ranking, optional
+        The ranking by a finer metric, which needs no labels.
+    scores : Ranking, optional
+        This ranking with intervals, where the evaluation gives a score for each sample.
+    race : RaceResult, optional
+        What was settled early.
+    noise_floor : float, optional
+        In QAT mode: how far the metric moves when nothing is changed but the rounding of the last bits, which
+        quantized layers amplify. Sensitivities below it mean nothing.
+    remarks : tuple of str
+        Sentences for the reader.
     """
 
     mode: Mode
@@ -70,6 +192,11 @@ class AnalysisResult:
     reference: float | None
     rows: tuple[LayerResult, ...]
     settings: Mapping[str, str] = field(default_factory=dict)
+    fine: Ranking | None = None
+    scores: Ranking | None = None
+    race: RaceResult | None = None
+    noise_floor: float | None = None
+    remarks: tuple[str, ...] = ()
 
     def skip_tensor_list(self, top: int | None = None, threshold: float | None = None) -> list[str]:
         """Names of the layers to leave in float.
@@ -98,11 +225,11 @@ class AnalysisResult:
 
     def to_json(self) -> str:
         """Everything, as JSON text in a stable order."""
-        return json.dumps({"qpass_analysis": 1, **dataclasses.asdict(self)}, indent=1, ensure_ascii=False) + "\n"
+        return json.dumps({"qpass_analysis": _VERSION, **dataclasses.asdict(self)}, indent=1, ensure_ascii=False) + "\n"
 
     @classmethod
     def from_json(cls, text: str, where: str = "analysis.json") -> AnalysisResult:
-        """Read what `to_json` wrote.
+        """Read what `to_json` wrote, this version's or an earlier one's.
 
         Raises
         ------
@@ -111,13 +238,22 @@ class AnalysisResult:
         """
         try:
             body = json.loads(text)
-            if body.pop("qpass_analysis") != 1:
+            if body.pop("qpass_analysis") not in _READABLE:
                 raise UsageError("an analysis result of another version", where=where)
             rows = tuple(LayerResult(**row) for row in body.pop("rows"))
             for row in rows:
                 if not isinstance(row.layer, str) or not isinstance(row.sensitivity, (int, float)):
                     raise TypeError(f"layer {row.layer!r}, sensitivity {row.sensitivity!r}")
-            return cls(rows=rows, **body)
+            fine, scores = (_ranking(body.pop(name, None)) for name in ("fine", "scores"))
+            race = body.pop("race", None)
+            return cls(
+                rows=rows,
+                fine=fine,
+                scores=scores,
+                race=None if race is None else RaceResult(**race),
+                remarks=tuple(body.pop("remarks", ())),
+                **body,
+            )
         except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as e:
             raise UsageError(
                 f"not an analysis result ({type(e).__name__}: {e})",
@@ -126,6 +262,23 @@ class AnalysisResult:
             ) from e
 
 
+_VERSION = 2
+_READABLE = (1, 2)
+"""Version 1 had no rankings by samples, no race, no noise floor and no remarks."""
+
+
+def _ranking(body: dict[str, Any] | None) -> Ranking | None:
+    if body is None:
+        return None
+    rows = {layer: RankedLoss(**row) for layer, row in body.pop("rows").items()}
+    return Ranking(rows=rows, neighbours=tuple(Neighbours(**pair) for pair in body.pop("neighbours")), **body)
+
+
 def ranked(rows: list[LayerResult]) -> tuple[LayerResult, ...]:
     """Rows with the most sensitive first; equal ones stay in their order."""
     return tuple(sorted(rows, key=lambda row: -row.sensitivity))
+
+
+def sign_of(mode: Mode, higher_is_better: bool) -> Literal[-1, 1]:
+    """What a metric's change from the baseline to a layer's variant is multiplied by to give the sensitivity."""
+    return -1 if (mode == "ptq") == higher_is_better else 1
