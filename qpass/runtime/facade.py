@@ -7,6 +7,7 @@ engine; any other run goes to a real `paddle.static.Executor`.
 
 from __future__ import annotations
 
+import threading
 import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -47,6 +48,9 @@ def call_eval_function(function: EvalFunction, model: Model, session: Session) -
 class FacadeExecutor:
     """Stands for a `paddle.static.Executor`; attributes that it lacks are those of a real one.
 
+    Several threads may call `run`: runs are done one at a time, since neither sessions nor the mode that legacy programs
+    need allow more.
+
     Parameters
     ----------
     model : Model
@@ -64,6 +68,7 @@ class FacadeExecutor:
         self._session = session
         self._real: Any = None
         self._scope: Any = None
+        self._lock = threading.RLock()
         self._feeds = frozenset(session.feed_names)
         try:
             with legacy_static() as paddle:
@@ -114,7 +119,9 @@ class FacadeExecutor:
                 return_numpy=return_numpy,
                 **options,
             )
-        outputs = dict(zip(self._session.fetch_names, self._session.run(self._batch(feed)), strict=True))
+        batch = self._batch(feed)
+        with self._lock:
+            outputs = dict(zip(self._session.fetch_names, self._session.run(batch), strict=True))
         arrays = [outputs[_name(item)] for item in wanted]
         return arrays if return_numpy else [_tensor(array) for array in arrays]
 
@@ -141,14 +148,15 @@ class FacadeExecutor:
         return {name: np.asarray(value) for name, value in feed.items() if name in self._feeds}
 
     def _executor(self) -> Any:
-        if self._real is None:
-            with legacy_static() as paddle:
-                place = paddle.CPUPlace()
-                self._real = paddle.static.Executor(place)
-                self._scope = paddle.static.Scope()
-                for name, array in self._model.params.items():
-                    self._scope.var(name).get_tensor().set(np.array(array), place)
-        return self._real
+        with self._lock:
+            if self._real is None:
+                with legacy_static() as paddle:
+                    place = paddle.CPUPlace()
+                    self._scope = paddle.static.Scope()
+                    for name, array in self._model.params.items():
+                        self._scope.var(name).get_tensor().set(np.array(array), place)
+                    self._real = paddle.static.Executor(place)
+            return self._real
 
     def _run_real(self, program: Any, *, scope: Any, **arguments: Any) -> list[Any]:
         executor = self._executor()

@@ -7,6 +7,7 @@ import functools
 import os
 import re
 import sys
+import threading
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,7 @@ INSTALL = "install paddlepaddle >= 2.6 (pip install paddlepaddle)"
 # The exceptions into which Paddle turns its C++ errors: paddle/fluid/pybind/exception.cc (ThrowExceptionToPython)
 PADDLE_ERRORS = (RuntimeError, ValueError, TypeError, IndexError, OSError, MemoryError, SystemError)
 
+_MODE = threading.RLock()
 _OPERATOR = re.compile(
     r"\[operator < (\S+) > error\]|Operator [(`]?(\w+)(?:[)`]? (?:is|does|has) not|'s)", re.IGNORECASE
 )
@@ -63,19 +65,15 @@ def legacy_static() -> Iterator[ModuleType]:
     """The context in which legacy programs are parsed and run by an executor: the old IR, static mode; gives paddle.
 
     Paddle 3 runs PIR programs by default. Its own way back inside a running process is `paddle.pir_utils.OldIrGuard`;
-    2.6 has none and needs none. The mode the caller was in is restored.
+    2.6 has none and needs none. The mode the caller was in is restored. Threads take turns: parts of the mode are the
+    process's.
     """
     paddle = import_paddle()
     guard = getattr(getattr(paddle, "pir_utils", None), "OldIrGuard", None)
-    with contextlib.nullcontext() if guard is None else guard():
-        dynamic = paddle.in_dynamic_mode()
-        if dynamic:
-            paddle.enable_static()
-        try:
-            yield paddle
-        finally:
-            if dynamic:
-                paddle.disable_static()
+    # Not paddle.enable_static(): it does nothing in a thread that is not the one that imported paddle.
+    static = paddle.base.framework._dygraph_guard(None)
+    with _MODE, static, contextlib.nullcontext() if guard is None else guard():
+        yield paddle
 
 
 def compiled_with_cuda() -> bool:
