@@ -22,7 +22,16 @@ from statistics import NormalDist
 
 import numpy as np
 
-from qpass.analysis.result import AnalysisResult, LayerResult, Neighbours, RaceResult, RankedLoss, Ranking, sign_of
+from qpass.analysis.result import (
+    AnalysisResult,
+    LayerResult,
+    Mode,
+    Neighbours,
+    RaceResult,
+    RankedLoss,
+    Ranking,
+    sign_of,
+)
 from qpass.errors import EvalError, UsageError
 
 CONFIDENCE, RESAMPLES = 0.95, 2000
@@ -102,12 +111,12 @@ def assemble(
     layers = [row.layer for row in result.rows]
     by_loss = None
     if fine is not None:
-        losses = sensitivities(fine, layers, result)
+        losses = sensitivities(fine, layers, result.mode)
         by_loss = ranking(losses, fine.name, fine.why, confidence=confidence, resamples=resamples, seed=seed)
     rows = _ordered(result.rows, by_loss, {} if race is None else race.places)
     by_score = None
     if scores is not None:
-        losses = sensitivities(scores, [row.layer for row in rows], result)
+        losses = sensitivities(scores, [row.layer for row in rows], result.mode)
         by_score = ranking(
             losses, scores.name, scores.why, confidence=confidence, resamples=resamples, seed=seed, ordered=True
         )
@@ -122,7 +131,7 @@ def assemble(
     )
 
 
-def sensitivities(scores: SampleScores, layers: Sequence[str], result: AnalysisResult) -> dict[str, np.ndarray]:
+def sensitivities(scores: SampleScores, layers: Sequence[str], mode: Mode) -> dict[str, np.ndarray]:
     """How much each sample loses by a layer's quantization, larger is more sensitive in both modes, by layer.
 
     Raises
@@ -133,7 +142,7 @@ def sensitivities(scores: SampleScores, layers: Sequence[str], result: AnalysisR
     if set(scores.layers) != set(layers):
         odd = sorted(set(scores.layers) ^ set(layers))
         raise EvalError(f"the layers of {scores.name} are others than those of the analysis: {', '.join(odd)}")
-    sign = sign_of(result.mode, scores.higher_is_better)
+    sign = sign_of(mode, scores.higher_is_better)
     found = {}
     for layer in layers:
         values = _checked(scores.layers[layer], f"{scores.name}, layer {layer!r}")
