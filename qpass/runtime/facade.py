@@ -7,6 +7,7 @@ engine; any other run goes to a real `paddle.static.Executor`.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import types
 from collections.abc import Callable, Mapping, Sequence
@@ -48,8 +49,7 @@ def call_eval_function(function: EvalFunction, model: Model, session: Session) -
 class FacadeExecutor:
     """Stands for a `paddle.static.Executor`; attributes that it lacks are those of a real one.
 
-    Several threads may call `run`: runs are done one at a time, since neither sessions nor the mode that legacy programs
-    need allow more.
+    Several threads may call `run`; the runs are done one at a time.
 
     Parameters
     ----------
@@ -159,10 +159,17 @@ class FacadeExecutor:
             return self._real
 
     def _run_real(self, program: Any, *, scope: Any, **arguments: Any) -> list[Any]:
-        executor = self._executor()
-        with legacy_static():
-            found: list[Any] = executor.run(program, scope=self._scope if scope is None else scope, **arguments)
+        with self._lock:
+            executor = self._executor()
+            with legacy_static() if _is_legacy(program) else contextlib.nullcontext():
+                found: list[Any] = executor.run(program, scope=self._scope if scope is None else scope, **arguments)
         return found
+
+
+def _is_legacy(program: Any) -> bool:
+    """Whether a program is of the old IR; what users of Paddle 3 build themselves is not."""
+    legacy: type = import_paddle().base.framework.Program
+    return isinstance(getattr(program, "_program", program), legacy)  # a CompiledProgram holds one
 
 
 def _give_roles(program: Any) -> None:

@@ -20,7 +20,7 @@ from qpass.errors import DataError
 from qpass.ir.model import Model
 from qpass.runtime.engine import Session
 from qpass.runtime.feed import checked_feed
-from qpass.runtime.spool import Spool
+from qpass.runtime.spool import Spool, flat_bytes
 
 
 class ReplayWarning(UserWarning):
@@ -101,8 +101,17 @@ class Recording:
             self._digests.append(digest)
             self._index[digest] = len(self._index)
 
-    def index(self, batch: Mapping[str, np.ndarray]) -> int | None:
-        """The index of a checked batch; None where it was not recorded."""
+    def index(self, batch: Mapping[str, np.ndarray], guess: int = 0) -> int | None:
+        """The index of a checked batch; None where it was not recorded.
+
+        Parameters
+        ----------
+        batch : Mapping[str, np.ndarray]
+        guess : int
+            Looked at first; a good one saves the digest.
+        """
+        if guess < self.calls and self._spool.holds(guess, list(batch.values())):
+            return guess
         return self._index.get(feed_digest(batch))
 
     def feed(self, index: int) -> dict[str, np.ndarray]:
@@ -239,6 +248,7 @@ class ReplaySession:
         self._live: Session | None = None
         self._what = what
         self._seconds = 0.0
+        self._next = 0
         self._lock = threading.Lock()
 
     @property
@@ -262,9 +272,10 @@ class ReplaySession:
             If a batch that was not recorded makes the engine fail.
         """
         batch = self._recording.checked(feed)
-        index = self._recording.index(batch)
+        index = self._recording.index(batch, self._next)
         found = None if index is None else self._outputs(index)
         with self._lock:
+            self._next = 0 if index is None else (index + 1) % self._recording.calls
             if found is not None:
                 self.hits += 1
                 return found
@@ -288,9 +299,9 @@ class ReplaySession:
 
 
 def feed_digest(batch: Mapping[str, np.ndarray]) -> bytes:
-    """BLAKE2b of names, dtypes, shapes and bytes of a batch of contiguous arrays; 16 bytes."""
+    """BLAKE2b of names, dtypes, shapes and bytes of a batch; 16 bytes."""
     digest = hashlib.blake2b(digest_size=16)
     for name, array in batch.items():
         digest.update(f"{name}\0{array.dtype.str}{array.shape}\0".encode())
-        digest.update(array.reshape(-1).view(np.uint8).data)
+        digest.update(flat_bytes(array).data)
     return digest.digest()

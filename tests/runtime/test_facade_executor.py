@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -110,6 +111,42 @@ def test_other_fetches_go_to_a_real_executor_with_the_models_parameters(model: M
     np.testing.assert_allclose(out, expected, rtol=1e-6)
     e = np.exp(logits - logits.max(1, keepdims=True))
     np.testing.assert_allclose(e / e.sum(1, keepdims=True), out, rtol=1e-4, atol=1e-6)
+
+
+def test_other_fetches_from_several_threads(model: Model, expected: np.ndarray) -> None:
+    # Paddle's switch to static mode does nothing in threads other than the one that imported it.
+    inner = next(op for op in model.graph.ops if op.type == "softmax").input("X")[0]
+
+    def evaluate(executor, program, feed_names, fetch_list):
+        def one(row: int) -> np.ndarray:
+            fetch = [inner, fetch_list[0]] if row % 2 else fetch_list
+            return executor.run(program, feed={feed_names[0]: IMAGES[row : row + 1]}, fetch_list=fetch)[-1]
+
+        with ThreadPoolExecutor(4) as pool:
+            return np.concatenate(list(pool.map(one, range(6))))
+
+    found, runs = called(evaluate, model)
+    assert runs == 3
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_programs_of_the_users_own_are_run_in_the_users_mode(model: Model, expected: np.ndarray) -> None:
+    import paddle
+
+    def evaluate(executor, program, feed_names, fetch_list):
+        paddle.enable_static()  # from here on Paddle 3 builds programs of its new IR
+        try:
+            metric = paddle.static.Program()
+            with paddle.static.program_guard(metric, paddle.static.Program()):
+                doubled = paddle.static.data("x", [-1, 10], "float32") * 2.0
+            (out,) = executor.run(program, feed={feed_names[0]: IMAGES}, fetch_list=fetch_list)
+            return executor.run(metric, feed={"x": out}, fetch_list=[doubled])[0]
+        finally:
+            paddle.disable_static()
+
+    found, runs = called(evaluate, model)
+    assert runs == 1
+    np.testing.assert_allclose(found, 2 * expected, rtol=1e-5, atol=1e-6)
 
 
 def test_a_clone_of_the_program_goes_to_a_real_executor(model: Model, expected: np.ndarray) -> None:

@@ -1,8 +1,5 @@
 from __future__ import annotations
 
-import contextlib
-import resource
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -10,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from support.full_disk import file_size_limit
 
 from qpass.errors import DataError
 from qpass.runtime.spool import Spool
@@ -66,17 +64,6 @@ def test_many_threads_add_and_read() -> None:
     assert len(spool) == 240
     assert spool.disk_bytes > 0
     assert sorted(int(owner) for _, owner in spool) == sorted(list(range(8)) * 30)
-
-
-@contextlib.contextmanager
-def file_size_limit(size: int) -> Iterator[None]:
-    """No file may grow beyond `size` bytes: what a full disk looks like to the process."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_a_full_disk_leaves_what_was_kept_before() -> None:
