@@ -122,10 +122,11 @@ def decode(data: bytes, where: str) -> tuple[tuple[Graph, ...], bytes]:
     return blocks, extra
 
 
-def decode_engine_program(data: bytes, where: str) -> tuple[tuple[Op, ...], tuple[str, ...]]:
-    """What an engine's passes made of a program, for reading only: ops of the root block, names of its parameters.
+def decode_engine_program(data: bytes, where: str) -> tuple[tuple[Graph, ...], bytes]:
+    """What an engine's passes made of a program, as blocks and the program's `extra` bytes.
 
-    Paddle's oneDNN passes write attributes twice (2.6.2 and 3.3.1); the last one counts, as for Paddle itself.
+    Paddle's oneDNN passes write attributes twice (2.6.2 and 3.3.1); the last one counts, as for Paddle itself. So it is
+    not the exact inverse of `encode`, as `decode` is.
 
     Raises
     ------
@@ -135,21 +136,15 @@ def decode_engine_program(data: bytes, where: str) -> tuple[tuple[Op, ...], tupl
     program = _parse(data, where)
     if not program.blocks:
         raise FormatError("a program without blocks", where=where, hint=_HINT)
-    block = program.blocks[0]
-    for op in block.ops:
-        last = {attr.name: attr for attr in op.attrs}
-        kept = [type(attr).FromString(attr.SerializeToString()) for attr in last.values()]
-        op.ClearField("attrs")
-        op.attrs.extend(kept)
-    holders = {
-        name
-        for op in block.ops
-        if op.type in ("feed", "fetch")
-        for slot in (*op.inputs, *op.outputs)
-        for name in slot.arguments
-    }
-    names = tuple(var.name for var in block.vars if var.persistable and var.name not in holders)
-    return tuple(_op(op, uid, f"{where}, block 0") for uid, op in enumerate(block.ops)), names
+    for block in program.blocks:
+        for op in block.ops:
+            last = {attr.name: attr for attr in op.attrs}
+            kept = [type(attr).FromString(attr.SerializeToString()) for attr in last.values()]
+            op.ClearField("attrs")
+            op.attrs.extend(kept)
+    blocks = tuple(_graph(block, i, where) for i, block in enumerate(program.blocks))
+    program.ClearField("blocks")
+    return blocks, program.SerializeToString()
 
 
 def encode(blocks: tuple[Graph, ...], extra: bytes) -> bytes:

@@ -9,25 +9,20 @@ fluid/framework/ir/onednn/cpu_quantize_pass.cc; the same in 2.6.2 and 3.3.1).
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from qpass.errors import EngineError
-from qpass.formats import pdiparams, pdmodel
 from qpass.ir.graph import ValueRef
 from qpass.ir.model import Model
 from qpass.ir.op import Op
-from qpass.runtime.inference import PaddleInferenceEngine
+from qpass.runtime.engine_program import engine_program
 
 SQUASH = "cpu_quantize_squash_pass"
 _WEIGHTS = {"fused_conv2d": "Filter", "conv2d": "Filter", "depthwise_conv2d": "Filter", "fc": "W"}
-_SAVED = ("_optimized.pdmodel", "_optimized.pdiparams")
-_WHERE = "the program that oneDNN int8 runs"
 
 
 @dataclass(frozen=True)
@@ -128,13 +123,8 @@ def onednn_plan(model: Model, fetch: Sequence[ValueRef] | None = None) -> OneDNN
     EngineError
         If Paddle refuses the model, or does not save what it made of it.
     """
-    with tempfile.TemporaryDirectory(prefix="qpass-") as folder:
-        PaddleInferenceEngine(int8=True, delete_passes=(SQUASH,), save_program=folder).session(model, fetch)
-        program, params = (Path(folder) / name for name in _SAVED)
-        if not (program.is_file() and params.is_file()):
-            raise EngineError("Paddle Inference did not save the program that its passes made", where=_WHERE)
-        ops, names = pdmodel.decode_engine_program(program.read_bytes(), _WHERE)
-        return read_plan(ops, pdiparams.decode(np.fromfile(params, np.uint8), names, _WHERE))
+    made = engine_program(model, fetch, int8=True, delete_passes=(SQUASH,))
+    return read_plan(made.graph.ops, made.params)
 
 
 def read_plan(ops: Sequence[Op], params: Mapping[str, np.ndarray]) -> OneDNNPlan:
