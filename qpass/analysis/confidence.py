@@ -83,7 +83,8 @@ def assemble(
     """The result with everything that tells how sure its ranking is, ranked anew.
 
     Rows are ordered by sensitivity; ties by the loss of `fine`, then in the order that `result` has them in. Layers
-    that a race settled get its places, the others fill the rest in that order.
+    that a race settled get its places, the others fill the rest in that order; if it raced on `fine`, the others are
+    ordered by its loss alone, and so is the ranking by it.
 
     Parameters
     ----------
@@ -108,18 +109,18 @@ def assemble(
     UsageError
         If `confidence` is not between 0 and 1.
     """
-    layers = [row.layer for row in result.rows]
-    by_loss = None
-    if fine is not None:
-        losses = sensitivities(fine, layers, result.mode)
-        by_loss = ranking(losses, fine.name, fine.why, confidence=confidence, resamples=resamples, seed=seed)
-    rows = _ordered(result.rows, by_loss, {} if race is None else race.places)
-    by_score = None
-    if scores is not None:
-        losses = sensitivities(scores, [row.layer for row in rows], result.mode)
-        by_score = ranking(
-            losses, scores.name, scores.why, confidence=confidence, resamples=resamples, seed=seed, ordered=True
-        )
+    raced = race is not None and fine is not None and race.metric == fine.name
+    names = [row.layer for row in result.rows]
+    losses = {} if fine is None else sensitivities(fine, names, result.mode)
+    rows = _ordered(result.rows, losses, {} if race is None else race.places, by_sensitivity=not raced)
+    in_order = [row.layer for row in rows]
+
+    def rank(scores: SampleScores, losses: Mapping[str, np.ndarray], ordered: bool) -> Ranking:
+        chosen = {layer: losses[layer] for layer in (in_order if ordered else names)}
+        return ranking(chosen, scores.name, scores.why, confidence, resamples, seed, ordered=ordered)
+
+    by_loss = None if fine is None else rank(fine, losses, raced)
+    by_score = None if scores is None else rank(scores, sensitivities(scores, names, result.mode), True)
     return dataclasses.replace(
         result,
         rows=rows,
@@ -162,10 +163,10 @@ def ranking(
     losses: Mapping[str, np.ndarray],
     name: str,
     why: str,
-    *,
     confidence: float = CONFIDENCE,
     resamples: int = RESAMPLES,
     seed: int = 0,
+    *,
     ordered: bool = False,
 ) -> Ranking:
     """Rank layers by their mean loss, with intervals.
@@ -280,13 +281,19 @@ def _checked(values: np.ndarray, where: str) -> np.ndarray:
     return found
 
 
-def _ordered(rows: Sequence[LayerResult], fine: Ranking | None, places: Mapping[str, int]) -> tuple[LayerResult, ...]:
-    loss = {} if fine is None else {layer: row.loss for layer, row in fine.rows.items()}
-    free = iter(
-        sorted(
-            (row for row in rows if row.layer not in places),
-            key=lambda row: (-row.sensitivity, -loss.get(row.layer, 0.0)),
-        )
+def _ordered(
+    rows: Sequence[LayerResult],
+    losses: Mapping[str, np.ndarray],
+    places: Mapping[str, int],
+    *,
+    by_sensitivity: bool,
+) -> tuple[LayerResult, ...]:
+    """Rows at their settled places; the rest by sensitivity (if wanted), then by loss, then as they come."""
+    loss = {layer: float(values.mean()) for layer, values in losses.items()}
+    rest = sorted(
+        (row for row in rows if row.layer not in places),
+        key=lambda row: (-row.sensitivity if by_sensitivity else 0.0, -loss.get(row.layer, 0.0)),
     )
+    free = iter(rest)
     settled = {places[row.layer]: row for row in rows if row.layer in places}
     return tuple(settled[place] if place in settled else next(free) for place in range(len(rows)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -244,7 +244,7 @@ class AnalysisResult:
             for row in rows:
                 if not isinstance(row.layer, str) or not isinstance(row.sensitivity, (int, float)):
                     raise TypeError(f"layer {row.layer!r}, sensitivity {row.sensitivity!r}")
-            fine, scores = (_ranking(body.pop(name, None)) for name in ("fine", "scores"))
+            fine, scores = (_ranking(body.pop(name, None), rows) for name in ("fine", "scores"))
             race = body.pop("race", None)
             return cls(
                 rows=rows,
@@ -267,10 +267,13 @@ _READABLE = (1, 2)
 """Version 1 had no rankings by samples, no race, no noise floor and no remarks."""
 
 
-def _ranking(body: dict[str, Any] | None) -> Ranking | None:
+def _ranking(body: dict[str, Any] | None, layers: Sequence[LayerResult]) -> Ranking | None:
+    """A ranking as JSON has it, of exactly these layers."""
     if body is None:
         return None
     rows = {layer: RankedLoss(**row) for layer, row in body.pop("rows").items()}
+    if set(rows) != {row.layer for row in layers}:
+        raise ValueError("a ranking of other layers")
     return Ranking(rows=rows, neighbours=tuple(Neighbours(**pair) for pair in body.pop("neighbours")), **body)
 
 

@@ -194,7 +194,8 @@ def print_result(result: AnalysisResult, skip: list[str], files: list[Path]) -> 
     from rich.console import Console
     from rich.table import Table
 
-    from qpass.report.table import ranking_header, ranking_rows
+    from qpass.report.certainty import certainty
+    from qpass.report.table import NOISE_MARK, ranking_header, ranking_rows
 
     console = Console(markup=False, highlight=False)
     table = Table(title=f"{result.mode.upper()} sensitivity, most sensitive first ({result.metric_name})")
@@ -205,9 +206,13 @@ def print_result(result: AnalysisResult, skip: list[str], files: list[Path]) -> 
     console.print(table)
     if len(result.rows) > 20:
         console.print(f"... and {len(result.rows) - 20} more in analysis.txt")
+    if result.scores is not None or result.fine is not None:
+        console.print(f"{NOISE_MARK} after a rank: the samples do not tell the layer apart from the next in rank")
     console.print(
         f"baseline {result.baseline:.6g}" + ("" if result.reference is None else f", reference {result.reference:.6g}")
     )
+    for line in certainty(result):
+        console.print(line, soft_wrap=True)
     console.print(f"skip_tensor_list: {', '.join(skip) or 'nothing'}", soft_wrap=True)
     for file in files:
         console.print(f"wrote {file}", soft_wrap=True)

@@ -27,6 +27,7 @@ from qpass.report.style import (
     plain,
     png_bytes,
 )
+from qpass.report.whiskers import draw_panel, draw_whiskers, whisker_note
 from qpass.report.wording import (
     REFERENCE,
     WHAT_WAS_DONE,
@@ -52,6 +53,7 @@ _LEFT, _RIGHT, _GAP = 0.3, 0.35, 0.14
 _VALUE_OFFSET = 4  # points
 _REFERENCE_LINE: _LineStyle = {"color": THRESHOLD_COLOUR, "linewidth": 1.1, "linestyle": (0, (4, 3))}
 _MARGIN = 0.01  # share of the axis beyond the line of the reference
+_PANEL, _PANEL_GAP = 2.7, 0.3  # inches that the panel of the finer metric takes, of them to the left of it
 _DPI = 150
 
 
@@ -59,7 +61,8 @@ def ranking_png(result: AnalysisResult) -> bytes:
     """The ranking as a bar chart: 1350 pixels wide, as high as it needs, at most 40 bars.
 
     Layers beyond the fortieth are summed up in a line below. The dashed line is what all layers together cost, where
-    that was measured and lies within reach of the bars.
+    that was measured and lies within reach of the bars. Bars have whiskers where the evaluation gives scores of
+    samples; a finer metric stands in a panel beside them.
     """
     with house_style():
         return png_bytes(_figure(result), _DPI)
@@ -71,9 +74,12 @@ def _figure(result: AnalysisResult) -> Figure:
     names = [plain(row.layer, _NAME_CHARACTERS) for row in shown]
     values = [_signed(digits, row.sensitivity) for row in shown]
     left = _LEFT + _mono_width(names, _NAME_SIZE)
-    width = _WIDTH - left - _RIGHT
+    panel = _PANEL if result.fine is not None and shown else 0.0
+    width = _WIDTH - left - _RIGHT - panel
     sizes, cost = [row.sensitivity for row in shown], reference_sensitivity(result)
-    limits = _limits(sizes, cost, _mono_width(values, _VALUE_SIZE) / width)
+    ends = [] if result.scores is None else [result.scores.rows[row.layer] for row in shown]
+    reach = [*sizes, *(end for loss in ends for end in (loss.low, loss.high))]
+    limits = _limits(reach, cost, _mono_width(values, _VALUE_SIZE) / width)
     line = cost if cost is not None and any(sizes) and limits[0] <= cost <= limits[1] else None
     notes = _notes(result, shown, line, digits)
 
@@ -87,7 +93,14 @@ def _figure(result: AnalysisResult) -> Figure:
         axes.text(0, 0.5, "no layers", color=GREY)
         return figure
     axes.set_xlim(*limits)
-    _bars(axes, shown, values)
+    _bars(axes, shown, values, [(min(loss.low, 0.0), max(loss.high, 0.0)) for loss in ends])
+    if result.scores is not None:
+        draw_whiskers(axes, shown, result.scores)
+    if result.fine is not None:
+        x = (_WIDTH - _RIGHT - panel + _PANEL_GAP) / _WIDTH
+        draw_panel(
+            figure.add_axes((x, foot / height, (panel - _PANEL_GAP) / _WIDTH, bars / height)), shown, result.fine
+        )
     if line is not None:
         axes.axvline(line, **_REFERENCE_LINE)
     axes.set_yticks(range(len(names)))
@@ -137,7 +150,7 @@ def _header(
     )
 
 
-def _bars(axes: Axes, shown: tuple[LayerResult, ...], values: list[str]) -> None:
+def _bars(axes: Axes, shown: tuple[LayerResult, ...], values: list[str], whiskers: list[tuple[float, float]]) -> None:
     sizes = [row.sensitivity for row in shown]
     axes.set_ylim(len(sizes) - 0.5, -0.5)
     axes.grid(axis="x")
@@ -145,9 +158,10 @@ def _bars(axes: Axes, shown: tuple[LayerResult, ...], values: list[str]) -> None
     axes.axvline(0, color=GREY, linewidth=0.8)
     for y, (size, value) in enumerate(zip(sizes, values, strict=True)):
         side = -1 if size < 0 else 1
+        beside = size if not whiskers else min(size, whiskers[y][0]) if side < 0 else max(size, whiskers[y][1])
         axes.annotate(
             value,
-            (size, y),
+            (beside, y),
             xytext=(_VALUE_OFFSET * side, -0.5),
             textcoords="offset points",
             ha="left" if side > 0 else "right",
@@ -195,6 +209,9 @@ def _notes(result: AnalysisResult, shown: tuple[LayerResult, ...], line: float |
     elif rest:
         ends = f"{_signed(digits, max(rest))} to {_signed(digits, min(rest))}"
         notes.append(f"{len(rest)} less sensitive layers are not shown: {ends}.")
+    sampled = result.scores or result.fine
+    if shown and sampled is not None:
+        notes.append(whisker_note(sampled))
     return notes
 
 

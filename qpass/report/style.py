@@ -16,7 +16,7 @@ from matplotlib.ft2font import FT2Font
 
 from qpass.report.wording import one_line
 
-INK, GREY, PALE, RULE = "#1f2933", "#66727f", "#e4e8ec", "#c3cad1"
+INK, GREY, FAINT, PALE, RULE = "#1f2933", "#66727f", "#a9b2bb", "#e4e8ec", "#c3cad1"
 FLOAT_COLOUR, QUANT_COLOUR, THRESHOLD_COLOUR = "#7d98b3", "#d9622b", "#a3123f"
 FAMILY_COLOURS = {
     "conv2d": "#2f6fa8",

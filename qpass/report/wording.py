@@ -60,6 +60,11 @@ def reference_sensitivity(result: AnalysisResult) -> float | None:
     return gain if result.higher_is_better else -gain
 
 
+def percent(share: float) -> str:
+    """A share of 1 in percent: ``95 %``, ``99.5 %``."""
+    return f"{100 * share:.3g} %"
+
+
 def one_line(text: str) -> str:
     """`text` with control characters escaped, so that a name never breaks a line."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)

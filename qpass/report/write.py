@@ -12,6 +12,7 @@ from qpass.analysis.target import TargetResult
 from qpass.errors import FormatError, UsageError
 from qpass.formats.atomic import write_together
 from qpass.report.boxes import box_pdf
+from qpass.report.certainty import has_certainty, ranking_txt
 from qpass.report.histograms import histogram_pdf
 from qpass.report.ranking_chart import ranking_png
 from qpass.report.target import target_csv, target_txt
@@ -24,20 +25,22 @@ _ROLES: tuple[tuple[Literal["weight", "activation"], str], ...] = (("weight", "w
 def write_analysis(result: AnalysisResult, save_dir: str | Path) -> list[Path]:
     """Write ``analysis.txt``, ``analysis.json``, ``analysis.csv`` and ``sensitivity.png``; give their paths.
 
+    A result that says how sure its ranking is gets ``ranking.txt`` too.
+
     Raises
     ------
     FormatError
         If the folder cannot be made or written.
     """
-    return _write_all(
-        save_dir,
-        {
-            "analysis.txt": analysis_txt(result).encode(),
-            "analysis.json": result.to_json().encode(),
-            "analysis.csv": analysis_csv(result).encode(),
-            "sensitivity.png": ranking_png(result),
-        },
-    )
+    files = {
+        "analysis.txt": analysis_txt(result).encode(),
+        "analysis.json": result.to_json().encode(),
+        "analysis.csv": analysis_csv(result).encode(),
+        "sensitivity.png": ranking_png(result),
+    }
+    if has_certainty(result):
+        files["ranking.txt"] = ranking_txt(result).encode()
+    return _write_all(save_dir, files)
 
 
 def write_histograms(
