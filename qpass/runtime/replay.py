@@ -21,6 +21,7 @@ from qpass.ir.model import Model
 from qpass.runtime.engine import Session
 from qpass.runtime.feed import checked_feed
 from qpass.runtime.spool import Spool, flat_bytes
+from qpass.runtime.targets import targets
 
 
 class ReplayWarning(UserWarning):
@@ -39,18 +40,26 @@ class Recording:
 
     Attributes
     ----------
+    feeds : tuple of Port
+        The model's inputs.
+    feed_names, fetch_names : tuple of str
+        As a session of the model has them.
     hits, misses : int
         Runs answered from recorded outputs and for real, over all replays that are closed.
+
+    Raises
+    ------
+    EngineError
+        If the model has no outputs.
     """
 
     def __init__(self, model: Model, memory_bytes: int | None = None) -> None:
         self.feeds = model.feeds
         self.feed_names = tuple(port.name for port in model.feeds)
-        self.fetch_names = tuple(port.name for port in model.fetches)
+        self.fetch_names = targets(model, None).names
         self.hits = 0
         self.misses = 0
         self._spool = Spool(memory_bytes)
-        self._digests: list[bytes] = []
         self._index: dict[bytes, int] = {}
         self._samples: list[int] = []
         self._full: DataError | None = None
@@ -98,7 +107,6 @@ class Recording:
                 self._full = e
                 return
             self._samples.append(self._count(batch))
-            self._digests.append(digest)
             self._index[digest] = len(self._index)
 
     def index(self, batch: Mapping[str, np.ndarray], guess: int = 0) -> int | None:
@@ -119,12 +127,8 @@ class Recording:
         return dict(zip(self.feed_names, self._spool[index], strict=True))
 
     def samples(self, index: int) -> int:
-        """Number of samples in the feed of an index: the length of its first axis."""
+        """Number of samples in the feed of an index: the length of its batch axis."""
         return self._samples[index]
-
-    def digest(self) -> str:
-        """Digest of all feeds in hex, whatever their order."""
-        return hashlib.blake2b(b"".join(sorted(self._digests)), digest_size=16).hexdigest()
 
     def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
         for index in range(self.calls):
@@ -159,8 +163,8 @@ class Recording:
 
     def _count(self, batch: Mapping[str, np.ndarray]) -> int:
         varying = [port.name for port in self.feeds if port.shape[:1] == (-1,)]
-        shape = batch[(varying or self.feed_names)[0]].shape
-        return shape[0] if shape else 1
+        lengths = [batch[name].shape[0] for name in varying or self.feed_names if batch[name].ndim]
+        return lengths[0] if lengths else 1
 
 
 class RecordingSession:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -31,6 +32,32 @@ def test_a_spool_gives_back_what_it_was_given(items: list[list[np.ndarray]], mem
     for first, second, item in zip(spool, spool, items, strict=True):
         for kept, again, array in zip(first, second, item, strict=True):
             assert kept.tobytes() == again.tobytes() == array.tobytes()
+
+
+@given(array=ARRAYS, other=ARRAYS, memory=st.sampled_from([0, 1 << 20]), data=st.data())
+def test_holds_is_equality_of_bits(array: np.ndarray, other: np.ndarray, memory: int, data: st.DataObject) -> None:
+    spool = Spool(memory)
+    spool.add([array, other])
+    assert spool.holds(0, [array.copy(), np.array(other, order="F")])
+    assert not spool.holds(0, [array])
+    assert not spool.holds(0, [array[None], other])
+    same = (array.dtype, array.shape, array.tobytes()) == (other.dtype, other.shape, other.tobytes())
+    assert spool.holds(0, [other, array]) == same
+    if other.size:
+        bits = np.frombuffer(other.tobytes(), np.uint8).copy()
+        bits[data.draw(st.integers(0, bits.size - 1))] ^= 1
+        assert not spool.holds(0, [array, bits.view(other.dtype).reshape(other.shape)])
+
+
+@pytest.mark.parametrize("memory", [0, 1 << 30])
+@pytest.mark.parametrize("at", [0, (1 << 18) - 1, 1 << 18, 900_000, 999_999])
+def test_a_difference_anywhere_in_a_large_array_is_seen(memory: int, at: int) -> None:
+    array = np.random.default_rng(1).integers(0, 256, 1_000_000, dtype=np.uint8)
+    spool = Spool(memory)
+    spool.add([array])
+    assert spool.holds(0, [array])
+    array[at] ^= 255
+    assert not spool.holds(0, [array])
 
 
 @pytest.mark.parametrize("memory", [0, 1 << 20])
@@ -77,6 +104,8 @@ def test_a_full_disk_leaves_what_was_kept_before() -> None:
             spool.add(items[2])
         assert len(spool) == 2
         assert spool.disk_bytes == 880
+        assert spool._file is not None
+        assert os.fstat(spool._file.fileno()).st_size == 880  # the room is given back
         spool.add([np.arange(20.0)])  # a smaller one still has room
     spool.add(items[3])
     for kept, expected in zip(spool, [*items[:2], [np.arange(20.0)], items[3]], strict=True):
