@@ -51,7 +51,8 @@ def ranking_txt(result: AnalysisResult) -> str:
     lines = [
         f"Sensitivity of {_count(len(result.rows), 'layer')}. {WHAT_WAS_DONE[result.mode]}.",
         f"Ranked by {one_line(_ranks_by(result))}.",
-        f"Measured: {one_line(metric_word(result))} ({direction(result)}), {ends_of_the_scale(result, digits_of(result))}.",
+        f"Measured: {one_line(metric_word(result))} ({direction(result)}).",
+        f"The ends: {ends_of_the_scale(result, digits_of(result))}.",
         *certainty(result),
         "",
         *_by_metric(result),
