@@ -86,6 +86,15 @@ class PaddleInferenceEngine:
         """Name under which `get_engine` finds it."""
         return "int8" if self._int8 else "gpu" if self._device == "gpu" else "inference"
 
+    @property
+    def on_onednn(self) -> bool:
+        """Whether it runs float kernels of oneDNN after the framework's graph passes, as it does by default."""
+        return self._onednn and self._passes and not self._int8 and self._device == "cpu"
+
+    def without_passes(self) -> PaddleInferenceEngine:
+        """The same engine for programs that its passes have made."""
+        return PaddleInferenceEngine(threads=self._threads, passes=False)
+
     def session(self, model: Model, fetch: Sequence[ValueRef] | None = None) -> PredictorSession:
         """Make `model` ready to run.
 

@@ -126,6 +126,10 @@ class Recording:
         """The feed of an index, as arrays that the caller owns."""
         return dict(zip(self.feed_names, self._spool[index], strict=True))
 
+    def shapes(self, index: int) -> list[tuple[int, ...]]:
+        """Shapes of the inputs in the feed of an index."""
+        return self._spool.shapes(index)
+
     def samples(self, index: int) -> int:
         """Number of samples in the feed of an index: the length of its batch axis."""
         return self._samples[index]

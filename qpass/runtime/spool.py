@@ -80,6 +80,20 @@ class Spool:
         """
         return [self._read(place) for place in self._items[index]]
 
+    def pick(self, index: int, positions: Sequence[int]) -> list[np.ndarray]:
+        """Some arrays of the list of an index, as arrays that the caller owns.
+
+        Raises
+        ------
+        DataError
+            If the disk does not give them back.
+        """
+        return [self._read(self._items[index][position]) for position in positions]
+
+    def shapes(self, index: int) -> list[tuple[int, ...]]:
+        """Shapes of the arrays of the list of an index."""
+        return [place.shape for place in self._items[index]]
+
     def holds(self, index: int, arrays: Sequence[np.ndarray]) -> bool:
         """Whether the list of an index is `arrays` bit for bit; stops at the first difference and allocates little.
 
