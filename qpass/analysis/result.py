@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from qpass.errors import UsageError
 
@@ -240,20 +240,14 @@ class AnalysisResult:
             body = json.loads(text)
             if body.pop("qpass_analysis") not in _READABLE:
                 raise UsageError("an analysis result of another version", where=where)
-            rows = tuple(LayerResult(**row) for row in body.pop("rows"))
-            for row in rows:
-                if not isinstance(row.layer, str) or not isinstance(row.sensitivity, (int, float)):
-                    raise TypeError(f"layer {row.layer!r}, sensitivity {row.sensitivity!r}")
-            fine, scores = (_ranking(body.pop(name, None), rows) for name in ("fine", "scores"))
-            race = body.pop("race", None)
-            return cls(
-                rows=rows,
-                fine=fine,
-                scores=scores,
-                race=None if race is None else RaceResult(**race),
-                remarks=tuple(body.pop("remarks", ())),
-                **body,
-            )
+            rows = tuple(_record(LayerResult, row) for row in body.pop("rows"))
+            layers = {row.layer for row in rows}
+            parts = {name: _ranking(body.pop(name, None), layers) for name in ("fine", "scores")}
+            race = _race(body.pop("race", None), layers)
+            remarks = tuple(body.pop("remarks", ()))
+            if not all(isinstance(remark, str) for remark in remarks):
+                raise TypeError(f"remarks {remarks!r}")
+            return _record(cls, {**body, **parts, "rows": rows, "race": race, "remarks": remarks})
         except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as e:
             raise UsageError(
                 f"not an analysis result ({type(e).__name__}: {e})",
@@ -267,14 +261,48 @@ _READABLE = (1, 2)
 """Version 1 had no rankings by samples, no race, no noise floor and no remarks."""
 
 
-def _ranking(body: dict[str, Any] | None, layers: Sequence[LayerResult]) -> Ranking | None:
+_KINDS: dict[str, tuple[type, ...]] = {
+    "str": (str,),
+    "bool": (bool,),
+    "int": (int,),
+    "int | None": (int, type(None)),
+    "float": (int, float),
+    "float | None": (int, float, type(None)),
+}
+"""What JSON may have for a field, by its annotation; other fields are read on their own."""
+
+_T = TypeVar("_T", LayerResult, RankedLoss, Neighbours, Ranking, RaceResult, AnalysisResult)
+
+
+def _record(kind: type[_T], body: dict[str, Any]) -> _T:
+    """A record as JSON has it, its plain fields checked."""
+    made = kind(**body)
+    for field_ in dataclasses.fields(made):
+        value, kinds = getattr(made, field_.name), _KINDS.get(str(field_.type))
+        if kinds is not None and (not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds)):
+            raise TypeError(f"{field_.name} is {value!r}")
+    return made
+
+
+def _ranking(body: dict[str, Any] | None, layers: Set[str]) -> Ranking | None:
     """A ranking as JSON has it, of exactly these layers."""
     if body is None:
         return None
-    rows = {layer: RankedLoss(**row) for layer, row in body.pop("rows").items()}
-    if set(rows) != {row.layer for row in layers}:
+    rows = {layer: _record(RankedLoss, row) for layer, row in body.pop("rows").items()}
+    pairs = tuple(_record(Neighbours, pair) for pair in body.pop("neighbours"))
+    if rows.keys() != layers or not all({pair.upper, pair.lower} <= layers for pair in pairs):
         raise ValueError("a ranking of other layers")
-    return Ranking(rows=rows, neighbours=tuple(Neighbours(**pair) for pair in body.pop("neighbours")), **body)
+    return _record(Ranking, {**body, "rows": rows, "neighbours": pairs})
+
+
+def _race(body: dict[str, Any] | None, layers: Set[str]) -> RaceResult | None:
+    """A race as JSON has it, of exactly these layers."""
+    if body is None:
+        return None
+    race = _record(RaceResult, body)
+    if race.samples.keys() != layers or not race.places.keys() <= layers:
+        raise ValueError("a race of other layers")
+    return race
 
 
 def ranked(rows: list[LayerResult]) -> tuple[LayerResult, ...]:

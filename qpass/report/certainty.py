@@ -52,7 +52,7 @@ def ranking_txt(result: AnalysisResult) -> str:
         f"Sensitivity of {_count(len(result.rows), 'layer')}. {WHAT_WAS_DONE[result.mode]}.",
         f"Ranked by {one_line(_ranks_by(result))}.",
         f"Measured: {one_line(metric_word(result))} ({direction(result)}).",
-        f"The ends: {ends_of_the_scale(result, digits_of(result))}.",
+        f"Reached: {ends_of_the_scale(result, digits_of(result))}.",
         *certainty(result),
         "",
         *_by_metric(result),

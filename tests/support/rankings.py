@@ -7,6 +7,8 @@ from typing import Literal
 
 import numpy as np
 
+from qpass.analysis.confidence import SampleScores, assemble
+from qpass.analysis.fine_metric import LOST_PROBABILITY
 from qpass.analysis.result import AnalysisResult, LayerResult, Mode, ranked
 from qpass.analysis.statistics import TensorStatistics
 
@@ -71,3 +73,32 @@ def network(layers: int, seed: int = 0) -> list[TensorStatistics]:
         stats.append(statistics(f"conv2d_{i}.w_0", "weight", rng.normal(0, 0.1, 500)))
         stats.append(statistics(f"conv2d_{i}.w_0", "activation", np.maximum(rng.normal(0, 2, 500), 0), 4.0))
     return stats
+
+
+SAMPLES = 200
+
+
+def sampled(mode: Mode = "ptq", *, scores: bool = True, fine: bool = True) -> AnalysisResult:
+    """Six layers with intervals: the first stands out in accuracy, two tie, the finer metric tells nearly all apart."""
+    rng = np.random.default_rng(42)
+    sign = -1.0 if mode == "ptq" else 1.0
+    flipped = [60, 12, 4, 1, 1, 0]
+    names = [f"conv2d_{i}.w_0" for i in range(6)]
+    start = np.full(SAMPLES, 0.5 - sign * 0.5)
+    flips = [np.arange(SAMPLES) < n for n in flipped]
+    correct = {name: np.where(flip, start + sign, start) for name, flip in zip(names, flips, strict=True)}
+    rows = [
+        LayerResult(name, FAMILIES[i % 4], float(correct[name].mean()), flipped[i] / SAMPLES)
+        for i, name in enumerate(names)
+    ]
+    result = AnalysisResult(mode, "accuracy", True, float(start.mean()), None, ranked(rows))
+    hard = rng.random(SAMPLES)
+    losses = {name: s * hard**3 for name, s in zip(names, (0.4, 0.1, 0.05, 0.01, 0.02, 0.0099), strict=True)}
+    losses["conv2d_5.w_0"] = losses["conv2d_5.w_0"] + rng.normal(0, 1e-3, SAMPLES)
+    whole = 0.0 if mode == "ptq" else np.full(SAMPLES, 1.0)
+    losses = losses if mode == "ptq" else {name: 1.0 - loss for name, loss in losses.items()}
+    return assemble(
+        result,
+        fine=SampleScores(LOST_PROBABILITY, "it moves with every sample", losses, whole) if fine else None,
+        scores=SampleScores("accuracy", "the evaluation gives it", correct, start, True) if scores else None,
+    )
