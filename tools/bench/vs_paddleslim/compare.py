@@ -93,13 +93,16 @@ def check_row(name: str, sides: Mapping[str, Facts]) -> list[str]:
 
 
 def agreement(theirs: Mapping[str, float], ours: Mapping[str, float]) -> str:
-    """Whether two sides order the layers alike: ``same``, or how many pairs are the other way round.
+    """Whether two sides order the layers alike: ``same``, or which pairs of layers are the other way round.
 
-    A pair counts only where neither side has it tied.
+    A pair counts only where neither side has it tied. Pairs that are hardly apart are swapped by rounding alone.
     """
     pairs = list(itertools.combinations(sorted(theirs.keys() & ours.keys()), 2))
-    swapped = sum((theirs[a] - theirs[b]) * (ours[a] - ours[b]) < 0 for a, b in pairs)
-    return f"{swapped} of {len(pairs)} pairs swapped" if swapped else "same"
+    apart = [(theirs[a] - theirs[b], ours[a] - ours[b]) for a, b in pairs]
+    swapped = [max(abs(one), abs(other)) for one, other in apart if one * other < 0]
+    if not swapped:
+        return "same"
+    return f"{len(swapped)} of {len(pairs)} pairs swapped, at most {max(swapped):.1e} apart"
 
 
 def report(rows: Sequence[Row]) -> str:
