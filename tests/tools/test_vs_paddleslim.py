@@ -63,20 +63,20 @@ def side(*seconds: float, **metrics: float):
 def test_a_line_has_medians_and_says_whether_the_goals_are_reached():
     compare, case = tool("compare"), tool("cases").Case("ppocr_cls", faster=25, megabytes=450)
     sides = {"paddleslim": side(60.0, 10.0, 50.0), "qpass": side(1.0, 3.0, 2.0)}
-    assert compare.times_row("n", case, sides, 0.5) == [
+    assert compare.times_row(compare.Row("n", case, sides, 50), 100.0) == [
         *("n", "50.00", "500", "2.00", "500", "25.0x", "25x: yes, under 450 MB: no", "0.500", "4.0")
     ]
-    assert "25x: no" in compare.times_row("n", case, {**sides, "qpass": side(2.1)}, 0.5)[6]
+    assert "25x: no" in compare.times_row(compare.Row("n", case, {**sides, "qpass": side(2.1)}, 50), 100.0)[6]
 
 
 def test_a_peer_that_was_stopped_or_crashed_has_its_line():
     compare, case = tool("compare"), tool("cases").Case("ppocr_cls", faster=25)
     stopped, crashed = {"runs": [], "timeout": 100.0}, {"runs": [], "error": "RuntimeError: it broke"}
-    row = compare.times_row("n", case, {"paddleslim": stopped, "qpass": side(2.0)}, 1.0)
+    row = compare.times_row(compare.Row("n", case, {"paddleslim": stopped, "qpass": side(2.0)}, 1), 1.0)
     assert (row[1], row[5], row[6]) == ("> 100 s", "> 50.0x", "25x: yes")
-    row = compare.times_row("n", case, {"paddleslim": stopped, "qpass": side(5.0)}, 1.0)
+    row = compare.times_row(compare.Row("n", case, {"paddleslim": stopped, "qpass": side(5.0)}, 1), 1.0)
     assert row[6] == "25x: stopped too early to tell"
-    text = compare.report([compare.Row("n", case, {"paddleslim": crashed, "qpass": side(2.0, a=1.0)}, 1.0)])
+    text = compare.report([compare.Row("n", case, {"paddleslim": crashed, "qpass": side(2.0, a=1.0)}, 1)], 1.0)
     assert "fails: RuntimeError: it broke" in text.splitlines()[2]
     assert "- n, paddleslim: RuntimeError: it broke" in text
 

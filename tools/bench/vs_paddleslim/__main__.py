@@ -57,9 +57,11 @@ def main() -> None:
         for name in args.only or CASES:
             found.append(bench.measure(name, Path(folder)))
             if args.json:
-                figures = [{"case": row.name, "limit_seconds": row.limit, **row.sides} for row in found]
+                cases = [{"case": row.name, "multiply_adds": row.multiply_adds, **row.sides} for row in found]
+                figures = {"multiply_adds_a_second": bench.rate, "cases": cases}
                 Path(args.json).write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
-    print(report(found))
+    print(f"Matrix product: {bench.rate / 1e9:.1f} G multiply-adds a second\n")
+    print(report(found, bench.rate))
 
 
 def arguments() -> argparse.Namespace:
@@ -90,6 +92,11 @@ class Bench:
     repeat, threads : int
     timeouts : dict
         Seconds after which a run of a side is stopped; not in it: never.
+
+    Attributes
+    ----------
+    rate : float
+        Multiply-adds a second: the best of one measurement before every case, since others may keep the machine busy.
     """
 
     def __init__(self, sides: Sequence[str], repeat: int, threads: int, timeouts: dict[str, float]) -> None:
@@ -97,15 +104,18 @@ class Bench:
         # Paddle's own number of threads comes from its flag, that of its libraries from OMP_NUM_THREADS.
         names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "FLAGS_paddle_num_threads")
         self.environment = {**os.environ, **dict.fromkeys(names, str(threads)), "GLOG_minloglevel": "2"}
-        self.rate = float(self._python(HERE / "limit.py"))
-        print(f"{self.rate / 1e9:.1f} G multiply-adds a second by numpy")
+        self.rate = 0.0
 
     def measure(self, name: str, folder: Path) -> Row:
         """Run all sides of a case; its models and data are made below `folder` unless they are there."""
         case = CASES[name]
         work, place = WORKS[case.work], folder / case.work
         if not place.exists():
-            self._python(HERE / "cases.py", case.work, place)
+            try:
+                self._python(HERE / "cases.py", case.work, place)
+            except subprocess.CalledProcessError as e:
+                sys.exit(f"{name}: its models and data cannot be made: {cause(e)}")
+        self.rate = max(self.rate, float(self._python(HERE / "limit.py")))
         about = json.loads((place / ABOUT).read_text(encoding="utf-8"))
         job = {
             "folder": str(place),
@@ -120,7 +130,7 @@ class Bench:
             for side, facts in found.items():
                 if "error" not in facts and "timeout" not in facts:
                     self._run(name, side, job, facts)
-        return Row(name, case, found, about["multiply_adds"] / self.rate)
+        return Row(name, case, found, about["multiply_adds"])
 
     def _run(self, name: str, side: str, job: Facts, facts: Facts) -> None:
         """Run a side once and put down what came of it."""

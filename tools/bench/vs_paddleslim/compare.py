@@ -17,12 +17,12 @@ PEER, OWN = "paddleslim", "qpass"
 
 
 class Row(NamedTuple):
-    """A case as it was measured; the limit in seconds."""
+    """A case as it was measured; `multiply_adds` are those that must be run again."""
 
     name: str
     case: Case
     sides: dict[str, Facts]
-    limit: float
+    multiply_adds: int
 
 
 TIMES = (
@@ -30,7 +30,7 @@ TIMES = (
     *("limit seconds", "ratio to limit"),
 )
 CHECKS = (
-    *("case", "layers", "import seconds, peer / qpass", "MB after import, peer / qpass"),
+    *("case", "layers", "import seconds, peer / qpass", "MB at the start, peer / qpass"),
     *("largest difference of a metric", "range of the metric", "ranking"),
 )
 
@@ -40,19 +40,19 @@ def median(side: Facts | None, figure: str) -> float | None:
     return statistics.median(run[figure] for run in side["runs"]) if side and side["runs"] else None
 
 
-def times_row(name: str, case: Case, sides: Mapping[str, Facts], limit: float) -> list[str]:
-    """Times and memory of a case, against each other, its goal and the limit."""
-    peer, own = sides.get(PEER), sides.get(OWN)
+def times_row(row: Row, rate: float) -> list[str]:
+    """Times and memory of a case, against each other, its goal and the limit at a rate of multiply-adds a second."""
+    peer, own, limit = row.sides.get(PEER), row.sides.get(OWN), row.multiply_adds / rate
     seconds, megabytes = median(own, "seconds"), median(own, "megabytes")
     times, more = _times(peer, seconds), "> " if peer and "timeout" in peer else ""
     return [
-        name,
+        row.name,
         _outcome(peer),
         _number(median(peer, "megabytes"), 0),
         _outcome(own),
         _number(megabytes, 0),
         "-" if times is None else f"{more}{times:.1f}x",
-        goal(case, peer, seconds, megabytes),
+        goal(row.case, peer, seconds, megabytes),
         _number(limit, 3),
         _number(seconds / limit if seconds is not None else None, 1),
     ]
@@ -105,15 +105,15 @@ def agreement(theirs: Mapping[str, float], ours: Mapping[str, float]) -> str:
     return f"{len(swapped)} of {len(pairs)} pairs swapped, at most {max(swapped):.1e} apart"
 
 
-def report(rows: Sequence[Row]) -> str:
+def report(rows: Sequence[Row], rate: float) -> str:
     """Both tables, and what failed."""
     errors = [
-        f"- {name}, {side}: {facts['error']}\n"
-        for name, _, sides, _ in rows
-        for side, facts in sides.items()
+        f"- {row.name}, {side}: {facts['error']}\n"
+        for row in rows
+        for side, facts in row.sides.items()
         if "error" in facts
     ]
-    first = table(TIMES, [times_row(*row) for row in rows])
+    first = table(TIMES, [times_row(row, rate) for row in rows])
     second = table(CHECKS, [check_row(row.name, row.sides) for row in rows])
     return "\n".join((first, second, *(["Failed:\n\n" + "".join(errors)] if errors else [])))
 
