@@ -19,13 +19,25 @@ from typing import NamedTuple
 from qpass.errors import CheckpointError
 
 _VERSION = 1
+_SAMPLES = ("losses", "scores")
 
 
 class Record(NamedTuple):
-    """One finished piece of work: its metric, and further figures."""
+    """One finished piece of work.
+
+    Parameters
+    ----------
+    metric : float
+    details : Mapping[str, float]
+        Further figures.
+    losses, scores : tuple of float
+        By sample: loss by the fine metric, score by the user's; empty where there are none.
+    """
 
     metric: float
     details: Mapping[str, float]
+    losses: tuple[float, ...] = ()
+    scores: tuple[float, ...] = ()
 
 
 class Checkpoint:
@@ -88,7 +100,9 @@ class Checkpoint:
             If the disk does not take it.
         """
         try:
-            self._write({"key": key, "metric": record.metric, "details": dict(record.details)})
+            body = {"key": key, "metric": record.metric, "details": dict(record.details)}
+            samples = {name: getattr(record, name) for name in _SAMPLES if getattr(record, name)}
+            self._write({**body, **samples})
         except OSError as e:
             raise self._failed(e) from e
         self.done[key] = record
@@ -178,7 +192,11 @@ def _record(line: bytes) -> tuple[str, Record] | None:
         return None
     if not all(_is_finite(value) for value in details.values()):
         return None
-    return key, Record(float(metric), details)  # type: ignore[arg-type]  # _is_finite has checked it
+    samples = {name: body.get(name, []) for name in _SAMPLES}
+    if not all(isinstance(each, list) and all(map(_is_finite, each)) for each in samples.values()):
+        return None
+    losses, scores = (tuple(map(float, samples[name])) for name in _SAMPLES)
+    return key, Record(float(metric), details, losses, scores)  # type: ignore[arg-type]  # _is_finite has checked it
 
 
 def _is_finite(value: object) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal, Protocol, TypeAlias
 
 import numpy as np
@@ -19,11 +19,15 @@ from qpass.errors import EvalError, UsageError
 from qpass.ir.model import Model
 from qpass.runtime.data import Batches, as_feed
 from qpass.runtime.engine import Engine, Session
-from qpass.runtime.facade import call_eval_function
+from qpass.runtime.facade import FacadeExecutor, Face
 from qpass.runtime.spool import Spool
 
 Evaluate: TypeAlias = Callable[..., object]
-"""``eval_function(executor, program, feed_names, fetch_list) -> float`` or ``evaluate(predict) -> float``."""
+"""``eval_function(executor, program, feed_names, fetch_list) -> float`` or ``evaluate(predict) -> float``.
+
+A function may give a 1-D array in place of the number: a score for each sample (1 where the answer is right), of which
+the mean is the metric.
+"""
 
 _FORMS = (
     "write eval_function(executor, program, feed_names, fetch_list) -> float, or evaluate(predict) -> float, where "
@@ -42,7 +46,7 @@ class Evaluation(Protocol):
         """Digest of the data that are measured on; empty where only the user's function knows them."""
 
     def measure(self, model: Model, what: str) -> Record:
-        """The metric of `model`.
+        """The metric of `model`, run on the engine.
 
         Parameters
         ----------
@@ -55,6 +59,37 @@ class Evaluation(Protocol):
         EvalError
             If there is no usable number.
         """
+
+    def measure_on(self, model: Model, session: Session, what: str, whole: Callable[[], Model] | None = None) -> Record:
+        """The metric of what a session runs.
+
+        Parameters
+        ----------
+        model : Model
+        session : Session
+        what : str
+            Words for the model, for messages.
+        whole : callable, optional
+            Makes the model that `session` runs, where that is a variant of `model`: asked for only when the function
+            looks behind the session.
+
+        Raises
+        ------
+        EvalError
+            If there is no usable number.
+        """
+
+    def feed(self, model: Model, session: Session, what: str) -> None:
+        """Show a session everything that models are measured on.
+
+        Raises
+        ------
+        EvalError, DataError
+            As the function and the data do.
+        """
+
+    def expect(self, reference: Callable[[], Session]) -> None:
+        """Take the outputs that others are compared with from this session, in place of the reference model's."""
 
 
 def evaluation(evaluate: Evaluate | None, *, reference: Model, data: Batches | None, engine: Engine) -> Evaluation:
@@ -133,6 +168,8 @@ class FunctionEvaluation:
         self._form = form_of(function)
         self._function = function
         self._engine = engine
+        self._face: Face | None = None
+        self._looks_behind = False
         self.name = describe(function)
 
     def data_digest(self) -> str:
@@ -149,18 +186,48 @@ class FunctionEvaluation:
         EngineError
             If the engine refuses the model.
         """
-        session = self._engine.session(model)
+        return self.measure_on(model, self._engine.session(model), what)
+
+    def measure_on(self, model: Model, session: Session, what: str, whole: Callable[[], Model] | None = None) -> Record:
+        """Call the function on a session.
+
+        Raises
+        ------
+        EvalError
+            If it raises, or returns no finite number.
+        EngineError
+            If Paddle refuses the program.
+        """
         where = f"{self.name}, {what}"
+        if whole is None:
+            return _record(self._called(model, session, where), where)
+        if not self._looks_behind:
+            value = self._called(model, session, where)
+        if self._looks_behind:
+            value = self._called(whole(), session, where)
+        return _record(value, where)
+
+    def feed(self, model: Model, session: Session, what: str) -> None:
+        """Call the function for what it feeds."""
+        self._called(model, session, f"{self.name}, {what}")
+
+    def expect(self, reference: Callable[[], Session]) -> None:
+        """Do nothing: the function knows what it expects."""
+
+    def _called(self, model: Model, session: Session, where: str) -> object:
         try:
-            if self._form == "paddle":
-                value = call_eval_function(self._function, model, session)
-            else:
-                value = self._function(_predictor(model, session))
+            if self._form == "predict":
+                return self._function(_predictor(model, session))
+            if self._face is None or self._face.model is not model:
+                self._face = Face(model)
+            executor = FacadeExecutor(self._face, session)
+            value = executor.called_by(self._function)
+            self._looks_behind |= executor.fell_through
+            return value
         except Exception as e:
             raise EvalError(
                 f"the evaluation function raised {type(e).__name__}: {e}", where=where, hint="--debug shows where"
             ) from e
-        return Record(_number(value, where), {})
 
 
 class OutputEvaluation:
@@ -179,14 +246,16 @@ class OutputEvaluation:
     name = "cosine"
 
     def __init__(self, reference: Model, data: Batches, engine: Engine) -> None:
-        self._reference = reference
+        self._names = [port.name for port in reference.fetches]
         self._data = data
         self._engine = engine
-        self._kept: Spool | None = None
+        self._reference = lambda: engine.session(reference)
+        self._inputs: Spool | None = None
+        self._expected: Spool | None = None
 
     def data_digest(self) -> str:
         """Digest of the batches that are kept."""
-        self._batches()
+        self._kept()
         return self._data.digest()
 
     def measure(self, model: Model, what: str) -> Record:
@@ -199,27 +268,55 @@ class OutputEvaluation:
         DataError
             If the data do not fit the models.
         """
-        names = [port.name for port in self._reference.fetches]
-        session = self._engine.session(model)
-        comparison = Comparison(names)
+        return self.measure_on(model, self._engine.session(model), what)
+
+    def measure_on(self, model: Model, session: Session, what: str, whole: Callable[[], Model] | None = None) -> Record:
+        """Compare the outputs of a session with the reference's.
+
+        Raises
+        ------
+        EvalError
+            If the numbers or shapes of outputs differ, or they are not finite.
+        DataError
+            If the data do not fit the models.
+        """
+        comparison = Comparison(self._names)
+        inputs = self._kept()
+        expected = self._outputs()
         try:
-            for arrays in self._batches():
-                feed, expected = arrays[: len(model.feeds)], arrays[len(model.feeds) :]
-                comparison.add(expected, session.run(dict(zip(session.feed_names, feed, strict=True))))
+            for batch, outputs in zip(inputs, expected, strict=True):
+                comparison.add(outputs, _run(session, batch))
             found = comparison.result()
         except EvalError as e:
             raise EvalError(e.what, where=f"{what}, {e.where}" if e.where else what, hint=e.hint) from e
         return Record(found.cosine, {"cosine": found.cosine, "sqnr_db": found.sqnr_db})
 
-    def _batches(self) -> Spool:
-        if self._kept is None:
-            session = self._engine.session(self._reference)
+    def feed(self, model: Model, session: Session, what: str) -> None:
+        """Run every batch."""
+        for batch in self._kept():
+            _run(session, batch)
+
+    def expect(self, reference: Callable[[], Session]) -> None:
+        """Compare with what this session gives."""
+        self._reference = reference
+        self._expected = None
+
+    def _kept(self) -> Spool:
+        if self._inputs is None:
             kept = Spool()
             for batch in self._data:
-                outputs = session.run(dict(zip(session.feed_names, batch.values(), strict=True)))
-                kept.add([*batch.values(), *outputs])
-            self._kept = kept
-        return self._kept
+                kept.add(list(batch.values()))
+            self._inputs = kept
+        return self._inputs
+
+    def _outputs(self) -> Spool:
+        if self._expected is None:
+            session = self._reference()
+            kept = Spool()
+            for batch in self._kept():
+                kept.add(_run(session, batch))
+            self._expected = kept
+        return self._expected
 
 
 def check_direction(evaluate: Evaluate | None, higher_is_better: bool) -> None:
@@ -272,13 +369,25 @@ def _takes(signature: inspect.Signature, count: int) -> bool:
     return True
 
 
+def _run(session: Session, batch: Sequence[np.ndarray]) -> list[np.ndarray]:
+    return session.run(dict(zip(session.feed_names, batch, strict=True)))
+
+
+def _record(value: object, where: str) -> Record:
+    """What an evaluation returned: one number, or a score for each sample."""
+    if isinstance(value, np.ndarray) and value.ndim == 1 and value.size > 1 and value.dtype.kind in "biuf":
+        scores = value.astype(np.float64)
+        return Record(_number(float(scores.mean()), where), {}, scores=tuple(scores.tolist()))
+    return Record(_number(value, where), {})
+
+
 def _number(value: object, where: str) -> float:
     """The float that an evaluation returned."""
     item = getattr(value, "item", None)
     if callable(item) and getattr(value, "size", 1) == 1:
         value = item()
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        hint = "is a return statement missing?" if value is None else "return one number, the metric"
+        hint = "is a return statement missing?" if value is None else "return one number, or a score for each sample"
         raise EvalError(f"the evaluation function returned {_short(value)}, expected a number", where=where, hint=hint)
     if not -sys.float_info.max <= value <= sys.float_info.max:
         raise EvalError(

@@ -8,10 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
+from qpass.analysis.budget import DEFAULT_MEMORY
 from qpass.analysis.evaluate import Evaluate, check_direction, evaluation
-from qpass.analysis.progress import Progress
+from qpass.analysis.measuring import Variant
+from qpass.analysis.progress import Progress, Silent
 from qpass.analysis.result import AnalysisResult
-from qpass.analysis.sweep import BASELINE, REFERENCE, Plan, Variant
+from qpass.analysis.skeleton import find_skeleton
+from qpass.analysis.sweep import BASELINE, REFERENCE, Plan, Resources, layer_key
 from qpass.errors import UsageError
 from qpass.ir.model import Model
 from qpass.passes import FoldQuant, InsertQuant
@@ -19,10 +22,12 @@ from qpass.quant.encodings import check_float
 from qpass.quant.layers import DEFAULT_OP_TYPES, Layer, find_layers
 from qpass.quant.scales import ScaleTable, key
 from qpass.quant.skip import unskipped
+from qpass.quant.toggles import Switched
 from qpass.runtime.calibrate import calibrate
 from qpass.runtime.data import Batches, Data
 from qpass.runtime.engine import Engine
 from qpass.runtime.evaluating import evaluating_engine
+from qpass.runtime.jobs import InProcess, Workers
 
 
 def analyze_ptq(
@@ -42,6 +47,8 @@ def analyze_ptq(
     checkpoint: str | Path | None = None,
     resume: bool = False,
     progress: Progress | None = None,
+    memory_bytes: int = DEFAULT_MEMORY,
+    workers: Workers | None = None,
 ) -> AnalysisResult:
     """Rank the layers of a float model by what quantizing each of them alone costs.
 
@@ -77,6 +84,10 @@ def analyze_ptq(
     resume : bool
         Go on from the checkpoint.
     progress : Progress, optional
+    memory_bytes : int
+        What the analysis may take beyond what running the model takes, in bytes; fewer mean more and smaller programs.
+    workers : Workers, optional
+        Who runs variants; default this process.
 
     Returns
     -------
@@ -107,8 +118,8 @@ def analyze_ptq(
         scales = calibrate(model, source, engine=runner, op_types=tuple(op_types))
     table = scales
 
-    def quantized(names: tuple[str, ...]) -> Model:
-        insert = InsertQuant(
+    def inserted(names: tuple[str, ...], encoding: str = "B") -> Model:
+        return InsertQuant(
             scales=table,
             layers=names,
             skip=tuple(skip_tensor_list),
@@ -116,8 +127,13 @@ def analyze_ptq(
             overrides=tuple(overrides),
             weight_bits=weight_bits,
             activation_bits=activation_bits,
+            encoding=encoding,
+        )(model)
+
+    def variant(key: str, what: str, names: Sequence[str]) -> Variant:
+        return Variant(
+            key, what, lambda: FoldQuant(to="float")(inserted(tuple(names))) if names else model, Switched.both(names)
         )
-        return FoldQuant(to="float")(insert(model))
 
     plan = Plan(
         mode="ptq",
@@ -125,10 +141,12 @@ def analyze_ptq(
             evaluate, reference=model, data=None if data is None else Batches.of(model, data), engine=runner
         ),
         higher_is_better=higher_is_better,
-        baseline=Variant(BASELINE, "the float model", lambda: model),
-        reference=Variant(REFERENCE, "all layers quantized", lambda: quantized(())),
+        baseline=variant(BASELINE, "the float model", ()),
+        reference=variant(REFERENCE, "all layers quantized", [layer.name for layer in layers]),
         layers=layers,
-        variant=lambda layer: quantized((layer.name,)),
+        variant=lambda layer: variant(layer_key(layer), f"layer {layer.name!r} quantized alone", [layer.name]),
+        skeleton=lambda: find_skeleton(inserted((), "D"), model.params, layers, runner),
+        twin=None,
         details=lambda layer: _thresholds(model, layer, table),
         settings={
             "program": model.program_digest(),
@@ -145,7 +163,15 @@ def analyze_ptq(
             "activation_bits": str(activation_bits),
         },
     )
-    return plan.run(checkpoint=checkpoint, resume=resume, progress=progress)
+    return plan.run(
+        Resources(
+            checkpoint=checkpoint,
+            resume=resume,
+            progress=progress or Silent(),
+            memory_bytes=memory_bytes,
+            workers=workers or InProcess(),
+        )
+    )
 
 
 def _thresholds(model: Model, layer: Layer, table: ScaleTable) -> Mapping[str, float]:

@@ -9,20 +9,25 @@ from pathlib import Path
 import numpy as np
 
 from qpass.analysis.align import align
+from qpass.analysis.budget import DEFAULT_MEMORY
 from qpass.analysis.evaluate import Evaluate, check_direction, check_interface, evaluation
-from qpass.analysis.progress import Progress
+from qpass.analysis.measuring import Variant
+from qpass.analysis.progress import Progress, Silent
 from qpass.analysis.result import AnalysisResult
-from qpass.analysis.sweep import BASELINE, REFERENCE, Plan, Variant
+from qpass.analysis.skeleton import Skeleton, find_skeleton
+from qpass.analysis.sweep import BASELINE, REFERENCE, Plan, Resources, layer_key
 from qpass.errors import AlignError, QuantError, UsageError
 from qpass.ir.model import Model
 from qpass.passes import FoldQuant, StripQuant
 from qpass.quant.encodings import find_sites
 from qpass.quant.layers import DEFAULT_OP_TYPES, Layer, find_layers, select
 from qpass.quant.site import QuantSite, Role, Storage
+from qpass.quant.toggles import Switched
 from qpass.rewrite.edit import edit
 from qpass.runtime.data import Batches, Data
 from qpass.runtime.engine import Engine
 from qpass.runtime.evaluating import evaluating_engine
+from qpass.runtime.jobs import InProcess, Workers
 
 _RESTORE = ("float", "self")
 
@@ -43,6 +48,8 @@ def analyze_qat(
     checkpoint: str | Path | None = None,
     resume: bool = False,
     progress: Progress | None = None,
+    memory_bytes: int = DEFAULT_MEMORY,
+    workers: Workers | None = None,
 ) -> AnalysisResult:
     """Rank the layers of a quantized model by what un-quantizing each of them alone gains.
 
@@ -56,7 +63,7 @@ def analyze_qat(
     float_model : Model or None
         Its float twin; layers may have other names, see `align`. None only with ``restore="self"``: then outputs are
         compared with those of the quantized model with everything stripped.
-    evaluate, data, engine, simulate, op_types, higher_is_better, checkpoint, resume, progress
+    evaluate, data, engine, simulate, op_types, higher_is_better, checkpoint, resume, progress, memory_bytes, workers
         As in `analyze_ptq`; without `evaluate` there must be `data`.
     restore : {"float", "self"}
         What the layer's weight becomes: the float model's, or the quantized model's own latent float weight, so that
@@ -98,8 +105,19 @@ def analyze_qat(
         raise UsageError(f"qat_metric is {qat_metric}, expected a finite number")
     fold = FoldQuant(to="float")
 
-    def without(layer: Layer) -> Model:
-        return fold(weights.restored(StripQuant(layers=(layer.name,))(quantized), [layer.name]))
+    names = [layer.name for layer in layers]
+
+    def without(layer: Layer) -> Variant:
+        return Variant(
+            layer_key(layer),
+            f"layer {layer.name!r} un-quantized alone",
+            lambda: fold(weights.restored(StripQuant(layers=(layer.name,))(quantized), [layer.name])),
+            Switched.both([name for name in names if name != layer.name]),
+        )
+
+    def skeleton() -> Skeleton | None:
+        restored = weights.restored(StripQuant(layers=tuple(names))(quantized), names)
+        return find_skeleton(quantized, restored.params, layers, runner)
 
     plan = Plan(
         mode="qat",
@@ -107,12 +125,13 @@ def analyze_qat(
             evaluate, reference=twin, data=None if data is None else Batches.of(quantized, data), engine=runner
         ),
         higher_is_better=higher_is_better,
-        baseline=Variant(BASELINE, "the quantized model", lambda: fold(quantized))
-        if qat_metric is None
-        else qat_metric,
+        baseline=Variant(BASELINE, "the quantized model", lambda: fold(quantized), Switched.both(names)),
+        known_baseline=qat_metric,
         reference=Variant(REFERENCE, "the float model", lambda: twin),
         layers=layers,
         variant=without,
+        skeleton=skeleton,
+        twin=lambda: runner.session(twin),
         details=lambda layer: _thresholds(layer, sites),
         settings={
             "program": quantized.program_digest(),
@@ -126,7 +145,15 @@ def analyze_qat(
             "qat_metric": str(qat_metric),
         },
     )
-    return plan.run(checkpoint=checkpoint, resume=resume, progress=progress)
+    return plan.run(
+        Resources(
+            checkpoint=checkpoint,
+            resume=resume,
+            progress=progress or Silent(),
+            memory_bytes=memory_bytes,
+            workers=workers or InProcess(),
+        )
+    )
 
 
 def restore_weights(

@@ -1,4 +1,4 @@
-"""The sweep that both modes share: one model per layer, each measured, each result on the disk before the next."""
+"""The sweep that both modes share: every layer's variant measured, each result on the disk as soon as it is there."""
 
 from __future__ import annotations
 
@@ -8,35 +8,62 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from qpass._version import __version__
-from qpass.analysis.checkpoint import Checkpoint, Record
-from qpass.analysis.evaluate import Evaluation
-from qpass.analysis.progress import Progress, Silent
-from qpass.analysis.result import AnalysisResult, LayerResult, Mode, ranked
-from qpass.errors import UsageError
-from qpass.ir.model import Model
-from qpass.quant.layers import Layer
+import numpy as np
 
-BASELINE, REFERENCE = "baseline", "reference"
+from qpass._version import __version__
+from qpass.analysis.budget import DEFAULT_MEMORY
+from qpass.analysis.checkpoint import Checkpoint, Record
+from qpass.analysis.confidence import SampleScores, assemble
+from qpass.analysis.evaluate import Evaluation
+from qpass.analysis.fine_metric import FineMetric
+from qpass.analysis.measuring import Slices, Variant
+from qpass.analysis.progress import Progress, Silent
+from qpass.analysis.result import AnalysisResult, LayerResult, Mode, sign_of
+from qpass.analysis.skeleton import Skeleton
+from qpass.errors import UsageError
+from qpass.quant.layers import Layer
+from qpass.runtime.engine import Session
+from qpass.runtime.jobs import InProcess, Workers
+
+BASELINE, REFERENCE, NOISE = "baseline", "reference", "noise floor"
+
+
+def layer_key(layer: Layer) -> str:
+    """Name of a layer's record."""
+    return f"layer:{layer.name}"
 
 
 @dataclass(frozen=True)
-class Variant:
-    """One model to measure.
+class Resources:
+    """What a sweep may use, and where it keeps what it found.
 
     Parameters
     ----------
-    key : str
-        Name of its record: `BASELINE`, `REFERENCE`, or ``layer:`` and the layer's name.
-    what : str
-        Words for it, for messages.
-    make : callable
-        Makes the model; called only when it has to be measured.
+    checkpoint : str or Path, optional
+        File that gets a line after every layer; see `Checkpoint`.
+    resume : bool
+        Take over what the checkpoint holds.
+    progress : Progress
+    memory_bytes : int
+        For the sweep, beyond what running the models takes.
+    workers : Workers
+        Who runs variants.
+
+    Raises
+    ------
+    UsageError
+        If `resume` is asked for without a checkpoint.
     """
 
-    key: str
-    what: str
-    make: Callable[[], Model]
+    checkpoint: str | Path | None = None
+    resume: bool = False
+    progress: Progress = field(default_factory=Silent)
+    memory_bytes: int = DEFAULT_MEMORY
+    workers: Workers = field(default_factory=InProcess)
+
+    def __post_init__(self) -> None:
+        if self.resume and self.checkpoint is None:
+            raise UsageError("resume needs a checkpoint", hint="name the checkpoint of the interrupted run")
 
 
 @dataclass(frozen=True)
@@ -48,40 +75,41 @@ class Plan:
     mode : {"ptq", "qat"}
     evaluation : Evaluation
     higher_is_better : bool
-    baseline : Variant or float
-        What layers are compared with; a number where its metric is known.
-    reference : Variant or None
+    baseline : Variant
+        What layers are compared with.
+    reference : Variant
         The other end.
     layers : sequence of Layer
         In program order.
     variant : callable
-        Makes the model of one layer.
+        The variant of one layer.
+    skeleton : callable
+        Makes the program that variants are slices of; None where they are measured as whole models.
+    twin : callable or None
+        Makes a session of the float model, where that is not the baseline.
     details : callable
         Further figures of one layer.
     settings : Mapping[str, str]
         What identifies the job, besides evaluation and data.
+    known_baseline : float, optional
+        The baseline's metric, where it is known.
     """
 
     mode: Mode
     evaluation: Evaluation
     higher_is_better: bool
-    baseline: Variant | float
-    reference: Variant | None
+    baseline: Variant
+    reference: Variant
     layers: Sequence[Layer]
-    variant: Callable[[Layer], Model]
+    variant: Callable[[Layer], Variant]
+    skeleton: Callable[[], Skeleton | None]
+    twin: Callable[[], Session] | None
     details: Callable[[Layer], Mapping[str, float]]
     settings: Mapping[str, str]
+    known_baseline: float | None = None
 
-    def run(self, *, checkpoint: str | Path | None, resume: bool, progress: Progress | None) -> AnalysisResult:
+    def run(self, resources: Resources) -> AnalysisResult:
         """Measure everything; the ranking.
-
-        Parameters
-        ----------
-        checkpoint : str or Path, optional
-            File that gets a line after every layer; see `Checkpoint`.
-        resume : bool
-            Take over what the checkpoint holds.
-        progress : Progress, optional
 
         Raises
         ------
@@ -90,17 +118,23 @@ class Plan:
         EvalError
             If a model cannot be measured; layers measured before are in the checkpoint.
         UsageError
-            If `resume` is asked for without a checkpoint.
+            If the memory is too little for one batch.
         """
-        if resume and checkpoint is None:
-            raise UsageError("resume needs a checkpoint", hint="name the checkpoint of the interrupted run")
         settings = self._settings()
         store: AbstractContextManager[_Store] = (
-            nullcontext(_Memory()) if checkpoint is None else Checkpoint(checkpoint, settings, resume=resume)
+            nullcontext(_Memory())
+            if resources.checkpoint is None
+            else Checkpoint(resources.checkpoint, settings, resume=resources.resume)
         )
         with store as done:
-            records = self._measure(done, progress or Silent())
-        return self._result(records, settings)
+            resources.progress.start(len(self.layers), sum(layer_key(layer) in done.done for layer in self.layers))
+            skeleton = self.skeleton()
+            if skeleton is None:
+                self._measure_whole(done, resources)
+                fine = None
+            else:
+                fine = self._measure_slices(done, resources, skeleton)
+            return self._result(dict(done.done), settings, fine)
 
     def _settings(self) -> dict[str, str]:
         return {
@@ -112,49 +146,86 @@ class Plan:
             **self.settings,
         }
 
-    def _measure(self, store: _Store, progress: Progress) -> dict[str, Record]:
-        ends = [end for end in (self.baseline, self.reference) if isinstance(end, Variant)]
-        progress.start(len(self.layers), sum(_key(layer) in store.done for layer in self.layers))
-        for end in ends:
-            self._measure_one(store, end)
-        for layer in self.layers:
-            if _key(layer) not in store.done:
-                self._measure_one(store, self._variant(layer))
-                progress.advance(layer.name, store.done[_key(layer)].metric)
-        return dict(store.done)
+    def _variants(self) -> list[Variant]:
+        """In the order of where they differ from the baseline, so that little of what they share is held at a time."""
+        return [*map(self.variant, self.layers), self.baseline, self.reference]
 
-    def _measure_one(self, store: _Store, variant: Variant) -> None:
-        if variant.key not in store.done:
-            store.add(variant.key, self.evaluation.measure(variant.make(), variant.what))
+    def _measure_whole(self, store: _Store, resources: Resources) -> None:
+        keep = _Keeper(store, self.layers, resources.progress)
+        *layers, baseline, reference = self._variants()
+        for variant in (baseline, reference, *layers):
+            if variant.key not in store.done and not (variant is baseline and self.known_baseline is not None):
+                keep(variant, self.evaluation.measure(variant.make(), variant.what))
 
-    def _variant(self, layer: Layer) -> Variant:
-        change = "quantized alone" if self.mode == "ptq" else "un-quantized alone"
-        return Variant(_key(layer), f"layer {layer.name!r} {change}", lambda: self.variant(layer))
+    def _measure_slices(self, store: _Store, resources: Resources, skeleton: Skeleton) -> FineMetric | None:
+        """Measure what is not in the store; the fine metric."""
+        keep = _Keeper(store, self.layers, resources.progress)
+        slices = Slices(
+            skeleton,
+            self.evaluation,
+            self.baseline,
+            self.twin,
+            memory_bytes=resources.memory_bytes,
+            workers=resources.workers,
+        )
+        wanted = [variant for variant in self._variants() if variant.key not in store.done]
+        for variant in wanted:
+            if variant.on is None:
+                keep(variant, self.evaluation.measure(variant.make(), variant.what))
+        for variant, record in slices.measure([variant for variant in wanted if variant.on is not None]):
+            keep(variant, record)
+        if self.mode == "qat" and NOISE not in store.done:
+            store.add(NOISE, Record(slices.noise_floor(self.baseline, store.done[BASELINE]), {}))
+        return slices.fine
 
-    def _result(self, records: Mapping[str, Record], settings: Mapping[str, str]) -> AnalysisResult:
-        baseline = records[BASELINE].metric if isinstance(self.baseline, Variant) else self.baseline
-        sign = (-1 if self.mode == "ptq" else 1) * (1 if self.higher_is_better else -1)
-        rows = []
-        for layer in self.layers:
-            record = records[_key(layer)]
-            rows.append(
-                LayerResult(
-                    layer=layer.name,
-                    family=layer.family,
-                    metric=record.metric,
-                    sensitivity=sign * (record.metric - baseline) + 0.0,  # + 0.0: no negative zero
-                    details={**record.details, **self.details(layer)},
-                )
-            )
-        return AnalysisResult(
+    def _result(
+        self, records: Mapping[str, Record], settings: Mapping[str, str], fine: FineMetric | None
+    ) -> AnalysisResult:
+        baseline = records[BASELINE].metric if self.known_baseline is None else self.known_baseline
+        sign = sign_of(self.mode, self.higher_is_better)
+        by_layer = {layer.name: records[layer_key(layer)] for layer in self.layers}
+        result = AnalysisResult(
             mode=self.mode,
             metric_name=self.evaluation.name,
             higher_is_better=self.higher_is_better,
             baseline=baseline,
-            reference=None if self.reference is None else records[REFERENCE].metric,
-            rows=ranked(rows),
+            reference=records[REFERENCE].metric,
+            rows=tuple(
+                LayerResult(
+                    layer=layer.name,
+                    family=layer.family,
+                    metric=by_layer[layer.name].metric,
+                    sensitivity=sign * (by_layer[layer.name].metric - baseline) + 0.0,  # + 0.0: no negative zero
+                    details={**by_layer[layer.name].details, **self.details(layer)},
+                )
+                for layer in self.layers
+            ),
             settings=settings,
         )
+        return assemble(
+            result,
+            fine=None if fine is None else _fine_scores(fine, by_layer, records[BASELINE]),
+            scores=self._user_scores(by_layer, records.get(BASELINE)),
+            noise_floor=records[NOISE].metric if NOISE in records else None,
+        )
+
+    def _user_scores(self, by_layer: Mapping[str, Record], baseline: Record | None) -> SampleScores | None:
+        if baseline is None or not baseline.scores:
+            return None
+        if any(len(record.scores) != len(baseline.scores) for record in by_layer.values()):
+            return None
+        return SampleScores(
+            self.evaluation.name,
+            "The evaluation function gives a score for each sample.",
+            {layer: np.array(record.scores) for layer, record in by_layer.items()},
+            np.array(baseline.scores),
+            self.higher_is_better,
+        )
+
+
+def _fine_scores(fine: FineMetric, by_layer: Mapping[str, Record], baseline: Record) -> SampleScores:
+    layers = {layer: np.array(record.losses) for layer, record in by_layer.items()}
+    return SampleScores(fine.name, fine.why, layers, np.array(baseline.losses))
 
 
 class _Store(Protocol):
@@ -176,5 +247,15 @@ class _Memory:
         self.done[key] = record
 
 
-def _key(layer: Layer) -> str:
-    return f"layer:{layer.name}"
+class _Keeper:
+    """Puts records into a store, and tells of layers."""
+
+    def __init__(self, store: _Store, layers: Sequence[Layer], progress: Progress) -> None:
+        self._store = store
+        self._names = {layer_key(layer): layer.name for layer in layers}
+        self._progress = progress
+
+    def __call__(self, variant: Variant, record: Record) -> None:
+        self._store.add(variant.key, record)
+        if variant.key in self._names:
+            self._progress.advance(self._names[variant.key], record.metric)

@@ -11,7 +11,16 @@ import numpy as np
 from qpass.ir.graph import Graph, Use, ValueRef
 from qpass.ir.model import Model
 from qpass.ir.op import Op
-from qpass.quant.layers import root
+from qpass.quant.layers import is_param, root
+
+_THRESHOLD_OF_BATCH = frozenset(
+    {
+        "fake_quantize_abs_max",
+        "fake_quantize_dequantize_abs_max",
+        "fake_channel_wise_quantize_abs_max",
+        "fake_channel_wise_quantize_dequantize_abs_max",
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -96,6 +105,16 @@ def find_toggles(model: Model, float_weights: Mapping[str, np.ndarray], quantize
     if any(len(operands[layer]) != quantized[layer] or layer not in model.params for layer in float_weights):
         return None
     return Toggles(model, operands, dict(float_weights))
+
+
+def mixes_samples(model: Model) -> bool:
+    """Whether an activation is quantized at a threshold taken from the whole batch."""
+    graph = model.graph
+    return any(
+        op.type in _THRESHOLD_OF_BATCH
+        and not all(is_param(graph, graph.read(op, "X", i)) for i in range(len(op.input("X"))))
+        for op in graph.ops
+    )
 
 
 def _rewired(op: Op, names: Mapping[Use, str]) -> Op:

@@ -105,7 +105,9 @@ class _Merger:
             for uid, (name, column) in enumerate(self._fetched.items(), len(self._ops))
         ]
         params = Params({name: self._sources[name][source] for name, source in self._params.items()})
-        return self._first.replaced(graph=dataclasses.replace(graph, ops=(*self._ops, *ends), decls=self._decls), params=params)
+        return self._first.replaced(
+            graph=dataclasses.replace(graph, ops=(*self._ops, *ends), decls=self._decls), params=params
+        )
 
     def _add_op(self, model: Model, op: Op, names: dict[ValueRef, str]) -> None:
         graph = model.graph

@@ -42,8 +42,39 @@ def call_eval_function(function: EvalFunction, model: Model, session: Session) -
     EngineError
         If Paddle refuses the program.
     """
-    executor = FacadeExecutor(model, session)
-    return function(executor, executor.program, [port.name for port in model.feeds], executor.fetch_list)
+    return FacadeExecutor(Face(model), session).called_by(function)
+
+
+class Face:
+    """What an evaluation function is shown of a model.
+
+    Parameters
+    ----------
+    model : Model
+
+    Attributes
+    ----------
+    model : Model
+    program : paddle.static.Program
+    fetch_list : list of paddle.static.Variable
+        The model's outputs.
+
+    Raises
+    ------
+    EngineError
+        If Paddle refuses the program.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        try:
+            with legacy_static() as paddle:
+                self.program: Any = paddle.static.Program.parse_from_string(pdmodel.encode(model.blocks, model.extra))
+                _give_roles(self.program)
+                block = self.program.global_block()
+                self.fetch_list: list[Any] = [block.var(port.name) for port in model.fetches]
+        except PADDLE_ERRORS as e:
+            raise engine_error("Paddle refuses the program", e) from e
 
 
 class FacadeExecutor:
@@ -53,31 +84,31 @@ class FacadeExecutor:
 
     Parameters
     ----------
-    model : Model
+    face : Face
     session : Session
+        Answers runs of the face's program for its outputs.
 
     Attributes
     ----------
     program : paddle.static.Program
-    fetch_list : list of paddle.static.Variable
-        The model's outputs.
+    fell_through : bool
+        Whether anything was asked of a real executor: that one knows the face's model, not what the session runs.
     """
 
-    def __init__(self, model: Model, session: Session) -> None:
-        self._model = model
+    def __init__(self, face: Face, session: Session) -> None:
+        self.program = face.program
+        self.fell_through = False
+        self._face = face
         self._session = session
         self._real: Any = None
         self._scope: Any = None
         self._lock = threading.RLock()
         self._feeds = frozenset(session.feed_names)
-        try:
-            with legacy_static() as paddle:
-                self.program: Any = paddle.static.Program.parse_from_string(pdmodel.encode(model.blocks, model.extra))
-                _give_roles(self.program)
-                block = self.program.global_block()
-                self.fetch_list: list[Any] = [block.var(port.name) for port in model.fetches]
-        except PADDLE_ERRORS as e:
-            raise engine_error("Paddle refuses the program", e) from e
+
+    def called_by(self, function: EvalFunction) -> object:
+        """Call the function with this executor; what it returns."""
+        feeds = [port.name for port in self._face.model.feeds]
+        return function(self, self.program, feeds, list(self._face.fetch_list))
 
     def run(
         self,
@@ -149,11 +180,12 @@ class FacadeExecutor:
 
     def _executor(self) -> Any:
         with self._lock:
+            self.fell_through = True
             if self._real is None:
                 with legacy_static() as paddle:
                     place = paddle.CPUPlace()
                     self._scope = paddle.static.Scope()
-                    for name, array in self._model.params.items():
+                    for name, array in self._face.model.params.items():
                         self._scope.var(name).get_tensor().set(np.array(array), place)
                     self._real = paddle.static.Executor(place)
             return self._real

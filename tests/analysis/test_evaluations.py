@@ -112,7 +112,7 @@ def test_numbers_of_any_kind_are_taken(model: Model, value: object) -> None:
         (np.float32("inf"), "returned inf"),
         ("0.5", "returned '0.5'"),
         (True, "returned True"),
-        (np.ones(3), r"returned array\(\[1., 1., 1.\]\)"),
+        (np.ones((3, 2)), r"returned array"),
         ((0.5, 0.9), r"returned \(0.5, 0.9\)"),
         pytest.param(10**400, "a int, expected a finite number", id="a huge integer"),
     ],
