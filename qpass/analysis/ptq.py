@@ -118,7 +118,7 @@ def analyze_ptq(
         scales = calibrate(model, source, engine=runner, op_types=tuple(op_types))
     table = scales
 
-    def inserted(names: tuple[str, ...], encoding: str = "B") -> Model:
+    def inserted(names: tuple[str, ...]) -> Model:
         return InsertQuant(
             scales=table,
             layers=names,
@@ -127,7 +127,6 @@ def analyze_ptq(
             overrides=tuple(overrides),
             weight_bits=weight_bits,
             activation_bits=activation_bits,
-            encoding=encoding,
         )(model)
 
     def variant(key: str, what: str, names: Sequence[str]) -> Variant:
@@ -145,7 +144,7 @@ def analyze_ptq(
         reference=variant(REFERENCE, "all layers quantized", [layer.name for layer in layers]),
         layers=layers,
         variant=lambda layer: variant(layer_key(layer), f"layer {layer.name!r} quantized alone", [layer.name]),
-        skeleton=lambda: find_skeleton(inserted((), "D"), model.params, layers, runner),
+        skeleton=lambda: find_skeleton(inserted(()), model.params, layers, runner),
         twin=None,
         details=lambda layer: _thresholds(model, layer, table),
         settings={

@@ -11,6 +11,7 @@ from qpass.errors import QuantError
 from qpass.ir.model import Model
 from qpass.ir.params import same_array
 from qpass.passes import ConvertEncoding, DropDebugInfo, FoldBatchNorm, FoldBias, FoldQuant
+from qpass.quant.encodings import find_sites
 from qpass.quant.layers import Layer, find_layers, root
 from qpass.quant.toggles import Toggles, find_toggles
 from qpass.runtime.engine import Engine
@@ -57,7 +58,7 @@ def find_skeleton(
     if not can_slice(engine) or len(quantized.blocks) > 1:
         return None
     try:
-        folded = FoldQuant(to="float")(ConvertEncoding(to=_ENCODING)(quantized))
+        folded = ConvertEncoding(to=_ENCODING)(_fold(quantized))
     except QuantError:
         return None
     folded = DropDebugInfo()(folded)
@@ -85,6 +86,13 @@ def find_skeleton(
 
 
 _NOTHING = np.empty(0)
+
+
+def _fold(model: Model) -> Model:
+    """Weights as the floats that they stand for, those of encoding A too, which takes scales out behind the op."""
+    if any(site.encoding == "A" for site in find_sites(model)):
+        model = ConvertEncoding(to="B")(model)
+    return FoldQuant(to="float")(model)
 
 
 def _alike(a: Model, b: Model, layers: Mapping[str, object]) -> bool:
