@@ -11,12 +11,14 @@ import dataclasses
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from qpass.errors import PassError
-from qpass.ir.graph import Decl, Graph, ValueRef
+from qpass.ir.graph import Decl, Graph
 from qpass.ir.model import Model
-from qpass.ir.op import Attr, Op, is_absent
+from qpass.ir.op import Attr, Op, Slots, is_absent
 from qpass.ir.params import Params
-from qpass.ir.schema import DEBUG_ATTRS, INPLACE_PAIRS, PURE
+from qpass.ir.schema import INPLACE_PAIRS, PURE
 
 _ENGINE_OPS = frozenset({"fc", "dequantize", "quantize"})
 _FUSED = "fused_"
@@ -74,79 +76,82 @@ class _Merger:
         self._first = first
         self._ops: list[Op] = []
         self._decls: dict[str, Decl] = {}
-        self._params: dict[str, str] = {}
-        self._sources: dict[str, Params] = {}
-        self._known: dict[Hashable, Mapping[tuple[str, int], str]] = {}
-        self._numbers: dict[int, tuple[Op, Hashable]] = {}
+        self._params: dict[str, np.ndarray] = {}
+        self._made: dict[Hashable, tuple[str, ...]] = {}
+        self._held: dict[Hashable, str] = {}
+        self._parts: dict[int, _Parts] = {}
         self._kinds: dict[Hashable, int] = {}
         self._fetched: dict[str, int] = {}
         self._suffix: dict[str, int] = {}
-        self._holder = next(op.input("X")[0] for op in first.graph.ops if op.type == "feed")
 
     def add(self, model: Model) -> tuple[int, ...]:
         """Take a model in; the columns of its outputs."""
-        graph = model.graph
-        names: dict[ValueRef, str] = {}
-        for op in _needed(graph):
-            if op.type != "fetch":
+        names: dict[str, str] = {}
+        fetched: list[tuple[int, str]] = []
+        for op in self._needed(model.graph):
+            if op.type == "fetch":
+                fetched.append((op.int_attr("col", 0), self._name(model, op.input("X")[0], names)))
+            else:
                 self._add_op(model, op, names)
-        fetches = sorted((op for op in graph.ops if op.type == "fetch"), key=lambda op: op.int_attr("col", 0))
-        found = [self._name(model, graph.read(op, "X"), names) for op in fetches]
-        return tuple(self._fetched.setdefault(name, len(self._fetched)) for name in found)
+        return tuple(self._fetched.setdefault(name, len(self._fetched)) for _, name in sorted(fetched))
 
     def model(self) -> Model:
         """Everything taken in."""
         graph = self._first.graph
         fetch = next(op for op in graph.ops if op.type == "fetch")
-        for holder in (self._holder, fetch.output("Out")[0]):
-            self._decls[holder] = graph.decls[holder]
+        for name in fetch.output("Out"):
+            self._decls[name] = graph.decls[name]
         ends = [
             Op("fetch", (("X", (name,)),), fetch.outputs, {**fetch.attrs, "col": Attr.int(column)}, fetch.extra, uid)
             for uid, (name, column) in enumerate(self._fetched.items(), len(self._ops))
         ]
-        params = Params({name: self._sources[name][source] for name, source in self._params.items()})
-        return self._first.replaced(
-            graph=dataclasses.replace(graph, ops=(*self._ops, *ends), decls=self._decls), params=params
-        )
+        merged = dataclasses.replace(graph, ops=(*self._ops, *ends), decls=self._decls)
+        return self._first.replaced(graph=merged, params=Params(self._params))
 
-    def _add_op(self, model: Model, op: Op, names: dict[ValueRef, str]) -> None:
-        graph = model.graph
-        reads = tuple(
-            (slot, index, self._name(model, graph.read(op, slot, index), names)) for slot, index, _ in op.reads()
-        )
-        key: Hashable = (self._kind(op), reads) if is_shareable(op) else object()
-        made = self._known.get(key)
+    def _needed(self, graph: Graph) -> list[Op]:
+        """The ops that outputs depend on, in program order."""
+        alive: set[str] = set()
+        needed = []
+        for op in reversed(graph.ops):
+            parts = self._parts_of(op)
+            if op.type == "fetch" or not alive.isdisjoint(parts.writes):
+                alive.difference_update(parts.writes)
+                alive.update(parts.reads)
+                needed.append(op)
+        return needed[::-1]
+
+    def _add_op(self, model: Model, op: Op, names: dict[str, str]) -> None:
+        parts = self._parts_of(op)
+        reads = tuple([names.get(name) or self._name(model, name, names) for name in parts.reads])
+        key: Hashable = (parts.kind, reads) if parts.shareable else object()
+        made = self._made.get(key)
         if made is None:
-            made = self._known[key] = self._emit(graph, op, {(slot, index): name for slot, index, name in reads})
-        for slot, index, _ in op.writes():
-            names[graph.written(op, slot, index)] = made[slot, index]
+            made = self._made[key] = self._emit(model.graph, op, parts, reads)
+        names.update(zip(parts.writes, made, strict=True))
 
-    def _emit(self, graph: Graph, op: Op, reads: Mapping[tuple[str, int], str]) -> Mapping[tuple[str, int], str]:
-        inplace = {out: reads[source, 0] for source, out in INPLACE_PAIRS.get(op.type, ()) if (source, 0) in reads}
-        writes: dict[tuple[str, int], str] = {}
-        for slot, index, name in op.writes():
-            writes[slot, index] = inplace[slot] if slot in inplace else self._declare(graph.decls.get(name), name)
-        self._ops.append(
-            Op(op.type, _named(op.inputs, reads), _named(op.outputs, writes), op.attrs, op.extra, len(self._ops))
-        )
-        return writes
+    def _emit(self, graph: Graph, op: Op, parts: _Parts, reads: tuple[str, ...]) -> tuple[str, ...]:
+        given = dict(zip(parts.read_at, reads, strict=True))
+        inplace = {out: given[source, 0] for source, out in INPLACE_PAIRS.get(op.type, ()) if (source, 0) in given}
+        made = {
+            (slot, index): inplace[slot] if slot in inplace else self._declare(graph.decls.get(name), name)
+            for (slot, index), name in zip(parts.write_at, parts.writes, strict=True)
+        }
+        inputs, outputs = _named(op.inputs, given), _named(op.outputs, made)
+        self._ops.append(Op(op.type, inputs, outputs, op.attrs, op.extra, len(self._ops)))
+        return tuple(made.values())
 
-    def _name(self, model: Model, ref: ValueRef, names: dict[ValueRef, str]) -> str:
-        """The name of a value; parameters and what is held are taken in when they are first read."""
-        if ref in names:
-            return names[ref]
-        if ref.name == self._holder:
-            return ref.name
+    def _name(self, model: Model, name: str, names: dict[str, str]) -> str:
+        """The name of a value; what no op wrote before is taken in when it is first read."""
+        if name in names:
+            return names[name]
         params = model.params
-        key: Hashable = ("param", params.digest(ref.name) if ref.name in params else ref.name)
-        made = self._known.get(key)
-        if made is None:
-            name = self._declare(model.graph.decls.get(ref.name), ref.name)
-            if ref.name in params:
-                self._params[name], self._sources[name] = ref.name, params
-            made = self._known[key] = {("", 0): name}
-        names[ref] = made["", 0]
-        return names[ref]
+        key: Hashable = ("param", params.digest(name)) if name in params else ("held", name)
+        if key not in self._held:
+            made = self._held[key] = self._declare(model.graph.decls.get(name), name)
+            if name in params:
+                self._params[made] = params[name]
+        names[name] = self._held[key]
+        return names[name]
 
     def _declare(self, decl: Decl | None, wanted: str) -> str:
         name = wanted
@@ -156,14 +161,38 @@ class _Merger:
         self._decls[name] = Decl(name) if decl is None else dataclasses.replace(decl, name=name)
         return name
 
-    def _kind(self, op: Op) -> Hashable:
-        """A number for what an op does to its operands; ops that are one object are looked at once."""
-        held = self._numbers.get(id(op))
-        if held is None:
-            attrs = tuple(sorted((name, attr) for name, attr in op.attrs.items() if name not in DEBUG_ATTRS))
-            layout = tuple((slot, len(operands)) for slots in (op.inputs, op.outputs) for slot, operands in slots)
-            held = self._numbers[id(op)] = (op, self._kinds.setdefault((op.type, attrs, layout), len(self._kinds)))
-        return held[1]
+    def _parts_of(self, op: Op) -> _Parts:
+        found = self._parts.get(id(op))
+        if found is None:
+            found = self._parts[id(op)] = self._taken_apart(op)
+        return found
+
+    def _taken_apart(self, op: Op) -> _Parts:
+        attrs = tuple(sorted(op.attrs.items()))
+        layout = tuple((slot, len(operands)) for slots in (op.inputs, op.outputs) for slot, operands in slots)
+        reads, writes = tuple(op.reads()), tuple(op.writes())
+        return _Parts(
+            op,
+            self._kinds.setdefault((op.type, attrs, layout), len(self._kinds)),
+            is_shareable(op),
+            tuple(name for _, _, name in reads),
+            tuple((slot, index) for slot, index, _ in reads),
+            tuple(name for _, _, name in writes),
+            tuple((slot, index) for slot, index, _ in writes),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class _Parts:
+    """An op taken apart, once for all variants that hold it; keeps the op alive, so that its id stays its own."""
+
+    op: Op
+    kind: int
+    shareable: bool
+    reads: tuple[str, ...]
+    read_at: tuple[tuple[str, int], ...]
+    writes: tuple[str, ...]
+    write_at: tuple[tuple[str, int], ...]
 
 
 def is_shareable(op: Op) -> bool:
@@ -171,17 +200,8 @@ def is_shareable(op: Op) -> bool:
     return op.type in PURE or op.type in _ENGINE_OPS or op.type == "feed" or op.type.startswith(_FUSED)
 
 
-def _needed(graph: Graph) -> list[Op]:
-    """The ops that outputs depend on, in program order."""
-    wanted = {op.uid for op in graph.ops if op.type == "fetch"}
-    keep = {op.uid for op in graph.upstream(wanted)} | wanted
-    return [op for op in graph.ops if op.uid in keep]
-
-
-def _named(
-    slots: tuple[tuple[str, tuple[str, ...]], ...], names: Mapping[tuple[str, int], str]
-) -> tuple[tuple[str, tuple[str, ...]], ...]:
+def _named(slots: Slots, names: Mapping[tuple[str, int], str]) -> Slots:
     return tuple(
-        (slot, tuple(old if is_absent(old) else names.get((slot, i), old) for i, old in enumerate(operands)))
+        (slot, tuple(old if is_absent(old) else names[slot, i] for i, old in enumerate(operands)))
         for slot, operands in slots
     )

@@ -18,9 +18,7 @@ from qpass.ir.graph import ValueRef
 from qpass.ir.model import Model
 from qpass.ir.params import Params
 from qpass.ir.verify import persistable_tensors
-from qpass.runtime.inference import PaddleInferenceEngine
-
-_SAVED = ("_optimized.pdmodel", "_optimized.pdiparams")
+from qpass.runtime.inference import SAVED, PaddleInferenceEngine
 
 
 def engine_program(
@@ -47,7 +45,7 @@ def engine_program(
     where = "the program that oneDNN int8 runs" if int8 else "the program that Paddle Inference runs"
     with tempfile.TemporaryDirectory(prefix="qpass-") as folder:
         PaddleInferenceEngine(int8=int8, delete_passes=delete_passes, save_program=folder).session(model, fetch)
-        program, params = (Path(folder) / name for name in _SAVED)
+        program, params = (Path(folder) / name for name in SAVED)
         if not (program.is_file() and params.is_file()):
             raise EngineError("Paddle Inference did not save the program that its passes made", where=where)
         blocks, extra = pdmodel.decode_engine_program(program.read_bytes(), where)

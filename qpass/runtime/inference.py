@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import tempfile
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -27,6 +28,9 @@ from qpass.runtime.paddle_passes import unfit_passes
 from qpass.runtime.session import TargetSession
 from qpass.runtime.targets import Targets, targets
 
+SAVED = ("_optimized.pdmodel", "_optimized.pdiparams")
+"""Names under which Paddle saves and finds the program that its passes made."""
+
 _GPU_MEMORY_MB = 256  # first allocation; the pool grows as needed
 
 
@@ -48,6 +52,8 @@ class PaddleInferenceEngine:
         Graph passes of the framework to leave out.
     save_program : str or Path, optional
         Folder into which the framework saves the program that its passes made.
+    as_made : bool
+        The models are programs that such passes have made (`engine_program`): they run as they are.
 
     Raises
     ------
@@ -65,6 +71,7 @@ class PaddleInferenceEngine:
         int8: bool = False,
         delete_passes: Sequence[str] = (),
         save_program: str | Path | None = None,
+        as_made: bool = False,
     ) -> None:
         import_paddle()
         if device == "gpu" and not compiled_with_cuda():
@@ -80,6 +87,7 @@ class PaddleInferenceEngine:
         self._int8 = int8
         self._delete_passes = tuple(delete_passes)
         self._save_program = None if save_program is None else str(save_program)
+        self._as_made = as_made
 
     @property
     def name(self) -> str:
@@ -91,9 +99,9 @@ class PaddleInferenceEngine:
         """Whether it runs float kernels of oneDNN after the framework's graph passes, as it does by default."""
         return self._onednn and self._passes and not self._int8 and self._device == "cpu"
 
-    def without_passes(self) -> PaddleInferenceEngine:
+    def of_made_programs(self) -> PaddleInferenceEngine:
         """The same engine for programs that its passes have made."""
-        return PaddleInferenceEngine(threads=self._threads, passes=False)
+        return PaddleInferenceEngine(threads=self._threads, passes=False, as_made=True)
 
     def session(self, model: Model, fetch: Sequence[ValueRef] | None = None) -> PredictorSession:
         """Make `model` ready to run.
@@ -124,7 +132,6 @@ class PaddleInferenceEngine:
         program = pdmodel.encode(model.blocks, model.extra)
         params = b"".join(pdiparams.encode(model.params))
         config: Any = inference.Config()
-        config.set_model_buffer(program, len(program), params, len(params))
         config.disable_glog_info()
         config.set_cpu_math_library_num_threads(self._threads)
         if self._device == "gpu":
@@ -135,15 +142,37 @@ class PaddleInferenceEngine:
                 config.enable_mkldnn_int8()
         elif hasattr(config, "disable_mkldnn"):  # off by default where this is absent (2.6)
             config.disable_mkldnn()
+        if self._as_made and hasattr(config, "use_optimized_model"):
+            return _of_made_program(config, program, params)
+        config.set_model_buffer(program, len(program), params, len(params))
         config.switch_ir_optim(self._passes)
         for name in (*unfit_passes(model), *self._delete_passes):
             config.delete_pass(name)
         if self._save_program is not None:
             config.set_optim_cache_dir(self._save_program)
             config.enable_save_optim_model(True)
-        config.enable_memory_optim()
+        if not self._as_made:
+            config.enable_memory_optim()
         with silent_stderr() if self._int8 else contextlib.nullcontext():
             return inference.create_predictor(config)
+
+
+def _of_made_program(config: Any, program: bytes, params: bytes) -> Any:
+    """A predictor that takes the program for one that it saved itself.
+
+    Without passes Paddle still takes a program apart and puts it together again: 0.73 s and 64 kB an op for 4,300 ops,
+    against 0.09 s and next to nothing this way (3.3.1; 2.6 has no such way).
+    """
+    from paddle import inference
+
+    with tempfile.TemporaryDirectory(prefix="qpass-") as folder:
+        paths = [Path(folder) / name for name in SAVED]
+        for path, data in zip(paths, (program, params), strict=True):
+            path.write_bytes(data)
+        config.set_model(*map(str, paths))
+        config.set_optim_cache_dir(folder)
+        config.use_optimized_model(True)
+        return inference.create_predictor(config)
 
 
 class OneDNNWarning(UserWarning):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from qpass.ir.model import Model
+from qpass.ir.schema import DEBUG_ATTRS
 from qpass.runtime.engine import Engine
 from qpass.runtime.engine_program import engine_program
 from qpass.runtime.executor import ExecutorEngine
@@ -39,7 +42,8 @@ def slicing(engine: Engine, model: Model) -> tuple[Model, Engine] | None:
     """
     if not isinstance(engine, PaddleInferenceEngine):
         return model, engine
-    made = engine_program(model, delete_passes=_OVERWRITES)
+    made, runner = engine_program(model, delete_passes=_OVERWRITES), engine.of_made_programs()
     if len(made.blocks) > 1 or any(op.input(_RESIDUAL) for op in made.graph.ops):
         return None
-    return made, engine.without_passes()
+    ops = tuple(op.without_attrs(DEBUG_ATTRS) for op in made.graph.ops)
+    return made.replaced(graph=dataclasses.replace(made.graph, ops=ops)), runner
