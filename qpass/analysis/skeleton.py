@@ -72,6 +72,8 @@ def find_skeleton(
     if made is None or not _alike(folded, in_float, wanted):
         return None
     program, runner = made
+    if not _same_interface(program, folded):
+        return None
     if all(same_array(program.params.get(name, _NOTHING), folded.params[name]) for name in wanted):
         float_params: Mapping[str, np.ndarray] = in_float.params
     else:
@@ -100,6 +102,12 @@ def _alike(a: Model, b: Model, layers: Mapping[str, object]) -> bool:
     return a.graph.ops == b.graph.ops and all(
         name in layers or same_array(array, b.params[name]) for name, array in a.params.items()
     )
+
+
+def _same_interface(program: Model, model: Model) -> bool:
+    """Whether an engine left inputs and outputs as they were: it drops inputs that nobody reads, and returns once what
+    is returned twice."""
+    return program.feeds == model.feeds and [p.name for p in program.fetches] == [p.name for p in model.fetches]
 
 
 def _quantized_operands(model: Model) -> Mapping[str, int]:

@@ -89,7 +89,7 @@ def find_toggles(model: Model, float_weights: Mapping[str, np.ndarray], quantize
         By layer; the parameter has the layer's name.
     quantized : Mapping[str, int]
         By layer: how many of its operands read quantized activations; fewer are found where a pass moved an op between
-        them.
+        them. A layer whose weight others read too is missing: it reads a copy of another name.
     """
     graph = model.graph
     operands: dict[str, dict[Use, str]] = {layer: {} for layer in float_weights}
@@ -102,7 +102,7 @@ def find_toggles(model: Model, float_weights: Mapping[str, np.ndarray], quantize
                     operands[layer][Use(op.uid, slot, index)] = source.name
                     if not _stands(graph, source, op):
                         return None
-    if any(len(operands[layer]) != quantized[layer] or layer not in model.params for layer in float_weights):
+    if any(len(operands[layer]) != quantized.get(layer) or layer not in model.params for layer in float_weights):
         return None
     return Toggles(model, operands, dict(float_weights))
 

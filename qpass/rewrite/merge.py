@@ -109,12 +109,12 @@ class _Merger:
         return self._first.replaced(graph=merged, params=Params(self._params))
 
     def _needed(self, graph: Graph) -> list[Op]:
-        """The ops that outputs depend on, in program order."""
+        """The ops that outputs depend on, and all inputs, in program order."""
         alive: set[str] = set()
         needed = []
         for op in reversed(graph.ops):
             parts = self._parts_of(op)
-            if op.type == "fetch" or not alive.isdisjoint(parts.writes):
+            if op.type in ("fetch", "feed") or not alive.isdisjoint(parts.writes):
                 alive.difference_update(parts.writes)
                 alive.update(parts.reads)
                 needed.append(op)

@@ -6,6 +6,7 @@ import dataclasses
 
 from qpass.ir.model import Model
 from qpass.ir.schema import DEBUG_ATTRS
+from qpass.rewrite.distinct import distinct_names
 from qpass.runtime.engine import Engine
 from qpass.runtime.engine_program import engine_program
 from qpass.runtime.executor import ExecutorEngine
@@ -46,4 +47,4 @@ def slicing(engine: Engine, model: Model) -> tuple[Model, Engine] | None:
     if len(made.blocks) > 1 or any(op.input(_RESIDUAL) for op in made.graph.ops):
         return None
     ops = tuple(op.without_attrs(DEBUG_ATTRS) for op in made.graph.ops)
-    return made.replaced(graph=dataclasses.replace(made.graph, ops=ops)), runner
+    return distinct_names(made.replaced(graph=dataclasses.replace(made.graph, ops=ops))), runner
