@@ -131,7 +131,7 @@ class Slices:
         return abs(self._evaluated(baseline, self._outputs_of(session)).metric - record.metric)
 
     def _session(self, variant: Variant) -> Session:
-        return self._skeleton.engine.session(self._slice(variant))
+        return self._skeleton.engine.session(reuse_names(merge([self._slice(variant)]).model))
 
     def _slice(self, variant: Variant) -> Model:
         return self._skeleton.toggles.variant(_switched(variant))
