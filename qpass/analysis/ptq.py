@@ -38,6 +38,7 @@ def analyze_ptq(
     data: Data | None = None,
     engine: str | Engine = "inference",
     simulate: str | None = None,
+    fast: bool = False,
     op_types: Sequence[str] = DEFAULT_OP_TYPES,
     skip_tensor_list: Sequence[str] = (),
     overrides: Sequence[str] = (),
@@ -70,6 +71,9 @@ def analyze_ptq(
         What runs the models; ``int8`` runs the float ones as ``inference`` does.
     simulate : {None, "onednn"}
         Measure in place of each quantized model what `qpass.simulate` makes of it.
+    fast : bool
+        Quantize activations by oneDNN's own ops, on the engine ``inference`` alone: figures may differ in what the last
+        bits of a value decide.
     op_types : sequence of str
         Op types whose layers are examined; `mul`, `matmul` and `matmul_v2` are one family.
     skip_tensor_list : sequence of str
@@ -144,7 +148,7 @@ def analyze_ptq(
         reference=variant(REFERENCE, "all layers quantized", [layer.name for layer in layers]),
         layers=layers,
         variant=lambda layer: variant(layer_key(layer), f"layer {layer.name!r} quantized alone", [layer.name]),
-        skeleton=lambda: find_skeleton(inserted(()), model.params, layers, runner),
+        skeleton=lambda: find_skeleton(inserted(()), model.params, layers, runner, fast=fast),
         twin=None,
         details=lambda layer: _thresholds(model, layer, table),
         settings={
@@ -155,6 +159,7 @@ def analyze_ptq(
             "algo": table.algo,
             "weight_algo": table.weight_algo,
             "engine": runner.name,
+            **({"fake_quant": "fast"} if fast else {}),
             "op_types": ",".join(op_types),
             **({"skip_tensor_list": ",".join(skip_tensor_list)} if skip_tensor_list else {}),
             **({"overrides": ",".join(overrides)} if overrides else {}),

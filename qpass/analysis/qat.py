@@ -40,6 +40,7 @@ def analyze_qat(
     data: Data | None = None,
     engine: str | Engine = "inference",
     simulate: str | None = None,
+    fast: bool = False,
     op_types: Sequence[str] = DEFAULT_OP_TYPES,
     restore: str = "float",
     mapping: Mapping[str, str] | None = None,
@@ -63,7 +64,7 @@ def analyze_qat(
     float_model : Model or None
         Its float twin; layers may have other names, see `align`. None only with ``restore="self"``: then outputs are
         compared with those of the quantized model with everything stripped.
-    evaluate, data, engine, simulate, op_types, higher_is_better, checkpoint, resume, progress, memory_bytes, workers
+    evaluate, data, engine, simulate, fast, op_types, higher_is_better
         As in `analyze_ptq`; without `evaluate` there must be `data`.
     restore : {"float", "self"}
         What the layer's weight becomes: the float model's, or the quantized model's own latent float weight, so that
@@ -72,6 +73,8 @@ def analyze_qat(
         Quantized layer -> float layer, where alignment needs help.
     qat_metric : float, optional
         Metric of the quantized model where it is known; None computes it.
+    checkpoint, resume, progress, memory_bytes, workers
+        As in `analyze_ptq`.
 
     Returns
     -------
@@ -117,7 +120,7 @@ def analyze_qat(
 
     def skeleton() -> Skeleton | None:
         restored = weights.restored(StripQuant(layers=tuple(names))(quantized), names)
-        return find_skeleton(quantized, restored.params, layers, runner)
+        return find_skeleton(quantized, restored.params, layers, runner, fast=fast)
 
     plan = Plan(
         mode="qat",
@@ -139,6 +142,7 @@ def analyze_qat(
             "float_program": twin.program_digest(),
             "float_params": twin.params_digest(),
             "engine": runner.name,
+            **({"fake_quant": "fast"} if fast else {}),
             "op_types": ",".join(op_types),
             "restore": restore,
             "mapping": json.dumps(dict(mapping or {}), sort_keys=True),

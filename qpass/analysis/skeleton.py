@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from qpass.errors import QuantError
+from qpass.errors import QuantError, UsageError
 from qpass.ir.model import Model
 from qpass.ir.params import same_array
 from qpass.passes import ConvertEncoding, DropDebugInfo, FoldBatchNorm, FoldBias, FoldQuant
 from qpass.quant.encodings import find_sites
 from qpass.quant.layers import Layer, find_layers, root
+from qpass.quant.onednn_pairs import with_onednn_pairs
 from qpass.quant.toggles import Toggles, find_toggles
 from qpass.runtime.engine import Engine
 from qpass.runtime.executor import ExecutorEngine
+from qpass.runtime.inference import PaddleInferenceEngine
 from qpass.runtime.sliced import can_slice, slicing
 
 _ENCODING = "D"  # one op a site: runs in half the time of the pairs of B (facts of both engines, 2.6.2 and 3.3.1)
@@ -36,7 +39,7 @@ class Skeleton:
 
 
 def find_skeleton(
-    quantized: Model, weights: Mapping[str, np.ndarray], layers: Sequence[Layer], engine: Engine
+    quantized: Model, weights: Mapping[str, np.ndarray], layers: Sequence[Layer], engine: Engine, *, fast: bool = False
 ) -> Skeleton | None:
     """The skeleton of a quantized model; None where variants have to be evaluated as whole models.
 
@@ -49,12 +52,18 @@ def find_skeleton(
     layers : sequence of Layer
         The layers to switch, by the names that they have in `quantized`.
     engine : Engine
+    fast : bool
+        Quantize activations by oneDNN's own pair of ops; see `with_onednn_pairs`.
 
     Raises
     ------
     EngineError
         If the engine refuses the model.
+    UsageError
+        If it is to be fast on another engine.
     """
+    if fast and not isinstance(engine, PaddleInferenceEngine):
+        raise UsageError(f"fast=True is for the engine inference, this is {engine.name}", hint="leave one of them out")
     if not can_slice(engine) or len(quantized.blocks) > 1:
         return None
     try:
@@ -84,7 +93,11 @@ def find_skeleton(
     if not wanted.keys() <= program.params.keys():
         return None
     toggles = find_toggles(program, {name: float_params[name] for name in wanted}, _quantized_operands(folded))
-    return None if toggles is None else Skeleton(toggles, runner)
+    if toggles is None:
+        return None
+    if fast:
+        toggles = dataclasses.replace(toggles, model=with_onednn_pairs(toggles.model))
+    return Skeleton(toggles, runner)
 
 
 _NOTHING = np.empty(0)
@@ -106,7 +119,8 @@ def _alike(a: Model, b: Model, layers: Mapping[str, object]) -> bool:
 
 def _same_interface(program: Model, model: Model) -> bool:
     """Whether an engine left inputs and outputs as they were: it drops inputs that nobody reads, and returns once what
-    is returned twice."""
+    is returned twice.
+    """
     return program.feeds == model.feeds and [p.name for p in program.fetches] == [p.name for p in model.fetches]
 
 
