@@ -96,6 +96,10 @@ class Graph:
         if not isinstance(self.decls, MappingProxyType):
             object.__setattr__(self, "decls", MappingProxyType(dict(self.decls)))
 
+    def __reduce__(self) -> tuple[type[Graph], tuple[object, ...]]:
+        """For pickle, which does not take frozen mappings; what was computed from the ops stays behind."""
+        return Graph, (self.ops, dict(self.decls), self.index, self.parent, self.extra)
+
     @cached_property
     def _links(self) -> _Links:
         return _Links(self.ops)

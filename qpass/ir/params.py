@@ -45,6 +45,10 @@ class Params(Mapping[str, np.ndarray]):
 
     __hash__ = None  # type: ignore[assignment]
 
+    def __reduce__(self) -> tuple[type[Params], tuple[dict[str, np.ndarray]]]:
+        """For pickle: arrays that other processes mark read-only again, views of files as plain arrays."""
+        return Params, ({name: np.asarray(array) for name, array in self._arrays.items()},)
+
     def __repr__(self) -> str:
         return f"Params({len(self)} arrays, {self.nbytes} bytes)"
 
