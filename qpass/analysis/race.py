@@ -13,14 +13,15 @@ be foreseen is the ranking over all samples at hand, of which the ones seen are 
 
     half width = t s sqrt(1/n - 1/N)      (W. Cochran, Sampling Techniques, 3rd edition 1977, theorem 2.2)
 
-with n of N samples seen and s the standard deviation of the differences. Student's t wants means that are nearly
-normal: the first look is after 32 samples, and so many samples must differ that a sign test could tell
-(`confidence.py`). The tests measure how often a settled place is wrong, also for losses that are far from normal.
+with n of N samples seen and s the standard deviation of the differences; where it is known how hard samples are, they
+are drawn in strata (`strata.py`), and the same holds for each stratum. Student's t wants means that are nearly normal:
+there must be 31 degrees of freedom (the first look is after 32 samples), and so many samples must differ that a sign
+test could tell (`confidence.py`). The tests measure how often a settled place is wrong, also for losses that are far
+from normal.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from statistics import NormalDist
 
@@ -28,6 +29,7 @@ import numpy as np
 
 from qpass.analysis.confidence import CONFIDENCE, differing_needed
 from qpass.analysis.result import RaceResult
+from qpass.analysis.strata import Strata
 from qpass.errors import EvalError, UsageError
 
 FIRST_LOOK, GROWTH = 32, 1.5
@@ -56,6 +58,8 @@ class Race:
         With which all settled places together are those of a full evaluation, 0 to 1.
     seed : int
         Of `order`.
+    hardness : np.ndarray, optional
+        float64 of shape [total]: larger for samples of which more is to be expected; see `Strata`.
 
     Raises
     ------
@@ -64,7 +68,14 @@ class Race:
     """
 
     def __init__(
-        self, names: Sequence[str], total: int, *, metric: str, confidence: float = CONFIDENCE, seed: int = 0
+        self,
+        names: Sequence[str],
+        total: int,
+        *,
+        metric: str,
+        confidence: float = CONFIDENCE,
+        seed: int = 0,
+        hardness: np.ndarray | None = None,
     ) -> None:
         if len(set(names)) != len(names):
             raise UsageError("names of layers are not unique", where="race")
@@ -72,11 +83,13 @@ class Race:
             raise UsageError(f"the number of samples is {total}, expected 1 or more", where="race")
         if not 0 < confidence < 1:
             raise UsageError(f"the confidence is {confidence}, expected a number between 0 and 1", where="confidence")
+        if hardness is not None and hardness.shape != (total,):
+            raise UsageError(f"hardness of shape {list(hardness.shape)}, expected one of {total} samples", where="race")
         self._names = tuple(names)
         self._total = total
         self._metric = metric
         self._confidence = confidence
-        self._seed = seed
+        self._strata = Strata.draw(total, self.stages, seed, hardness)
         self._fed: dict[str, list[np.ndarray]] = {name: [] for name in names}
         self._places: dict[str, int] = {}
         self._running = self._names
@@ -89,7 +102,11 @@ class Race:
 
         Data are often sorted by class; what is seen first must speak for the rest.
         """
-        return np.random.Generator(np.random.PCG64(self._seed)).permutation(self._total)
+        return self._strata.order
+
+    def weights(self, samples: int) -> np.ndarray:
+        """What the first samples count in a mean over them: float64 of shape [samples], 1 in the mean."""
+        return self._strata.weights(samples)
 
     @property
     def stages(self) -> tuple[int, ...]:
@@ -171,7 +188,8 @@ class Race:
         settled = self._settled(table)
         taken = set(self._places.values())
         free = [place for place in range(len(self._names)) if place not in taken]
-        by_loss = sorted(range(len(self._running)), key=lambda i: -table[i].mean())
+        means = (table * self.weights(self._seen)).mean(axis=1)
+        by_loss = sorted(range(len(self._running)), key=lambda i: -means[i])
         self._places.update({self._running[i]: free[k] for k, i in enumerate(by_loss) if settled[i]})
         now = tuple(name for name in self._running if name in self._places)
         self._running = tuple(name for name in self._running if name not in self._places)
@@ -179,21 +197,46 @@ class Race:
 
     def _settled(self, table: np.ndarray) -> np.ndarray:
         """Whether each row is told apart from every other: bool of shape [rows]."""
-        count, n = table.shape
         pairs = len(self._names) * (len(self._names) - 1) // 2
         doubt = (1 - self._confidence) / max(pairs * (len(self.stages) - 1), 1)
-        wide = student_quantile(1 - doubt / 2, n - 1) * math.sqrt(1 / n - 1 / self._total)
         differing = differing_needed(1 - doubt)
-        apart = np.eye(count, dtype=bool)
-        for i in range(count):
+        apart = np.eye(len(table), dtype=bool)
+        strata = self._strata.seen(self._seen)
+        if any(len(positions) < min(2, size) for positions, size in strata):
+            return np.asarray(apart.all(axis=1))
+        for i in range(len(table)):
             difference = table[i] - table
-            certain = np.abs(difference.mean(axis=1)) > wide * difference.std(axis=1, ddof=1)
+            mean, variance, freedom = _estimated([(difference[:, at], size) for at, size in strata], self._total)
+            wide = student_quantile(1 - doubt / 2, freedom) * np.sqrt(variance)
+            certain = (np.abs(mean) > wide) & (freedom > FIRST_LOOK - 2)
             apart[i] |= certain & (np.count_nonzero(difference, axis=1) >= differing)
         return np.asarray(apart.all(axis=1))
 
 
-def student_quantile(p: float, freedom: int) -> float:
-    """The value that Student's t with so many degrees of freedom exceeds with probability ``1 - p``.
+def _estimated(strata: Sequence[tuple[np.ndarray, int]], total: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean of rows, its variance and the degrees of freedom: see `strata.py`.
+
+    Parameters
+    ----------
+    strata : sequence of (np.ndarray, int)
+        For each stratum: what was seen of it, float64 of shape [rows, n], and its size.
+    total : int
+    """
+    rows = len(strata[0][0])
+    mean, variance, doubtful = np.zeros(rows), np.zeros(rows), np.zeros(rows)
+    for seen, size in strata:
+        n = seen.shape[1]
+        mean += size / total * seen.mean(axis=1)
+        if n < size:
+            part = (size / total * seen.std(axis=1, ddof=1)) ** 2 * (1 / n - 1 / size)
+            variance += part
+            doubtful += part**2 / (n - 1)
+    freedom = np.divide(variance**2, doubtful, out=np.full(rows, np.inf), where=doubtful > 0)
+    return mean, variance, freedom
+
+
+def student_quantile(p: float, freedom: float | np.ndarray) -> np.ndarray:
+    """The values that Student's t with so many degrees of freedom exceeds with probability ``1 - p``.
 
     The expansion in powers of ``1 / freedom`` of M. Abramowitz, I. Stegun, Handbook of Mathematical Functions (1964),
     26.7.5; from 31 degrees on within 0.01 % for ``1 - p`` down to 1e-8.
@@ -206,4 +249,5 @@ def student_quantile(p: float, freedom: int) -> float:
         (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
         (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
     )
-    return math.fsum(term / freedom**k for k, term in enumerate(terms))
+    one = 1 / np.asarray(freedom, np.float64)
+    return np.asarray(sum(term * one**k for k, term in enumerate(terms)))
