@@ -19,7 +19,7 @@ from qpass.runtime.shapes import infer_shapes
 DEFAULT_MEMORY = 1 << 30
 """1 GiB."""
 
-_VALUE_BYTES = 8 << 20
+_VALUE_BYTES = 4 << 20
 """Size that the largest value of a batch should have, in bytes: about what caches hold. With a quarter of it a sample
 takes 1.1 to 1.3 times as long, with four times as much up to 2 (resnet8 and ppocr_cls_qat, 2 cores, Paddle 3.3.1)."""
 
