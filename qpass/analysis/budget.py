@@ -26,11 +26,12 @@ takes 1.1 to 1.3 times as long, with four times as much up to 2 (resnet8 and ppo
 _FEWEST = 4
 """Samples of a batch, however large they are: weights are read once a batch."""
 
-_PROGRAM_BYTES = 128 << 20
+_PROGRAM_BYTES = 160 << 20
 """What a program needs at most even where there is more room: larger ones save no time that could be measured."""
 
-_OP_BYTES = 96 << 10
-"""What an op of a program takes in Paddle besides weights and values: 4,296 ops took 373 MB (3.3.1)."""
+_OP_BYTES = 32 << 10
+"""What an op of a program takes besides weights and values, in bytes: 2,756 ops took 87 MB, 4,296 took 101 (Paddle
+3.3.1; three times as much with 2.6, which has no way to load a made program as it is)."""
 
 _WEIGHT_COPIES = 2
 """A parameter as it was loaded, and in the order that oneDNN wants, for each op that reads it."""
