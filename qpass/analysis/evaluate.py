@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Literal, Protocol, TypeAlias
 
 import numpy as np
 
 from qpass.analysis.checkpoint import Record
-from qpass.analysis.metric import Comparison
+from qpass.analysis.likeness import OutputEvaluation, Pair
 from qpass.errors import EvalError, UsageError
 from qpass.ir.model import Model
 from qpass.runtime.data import Batches, as_feed
 from qpass.runtime.engine import Engine, Session
 from qpass.runtime.facade import FacadeExecutor, Face
-from qpass.runtime.spool import Spool
 
 Evaluate: TypeAlias = Callable[..., object]
 """``eval_function(executor, program, feed_names, fetch_list) -> float`` or ``evaluate(predict) -> float``.
@@ -90,6 +89,22 @@ class Evaluation(Protocol):
 
     def expect(self, reference: Callable[[], Session]) -> None:
         """Take the outputs that others are compared with from this session, in place of the reference model's."""
+
+    def compare(self, pairs: Iterable[Pair], what: str) -> Record | None:
+        """The metric of outputs, batch by batch; None where outputs alone do not give it.
+
+        Parameters
+        ----------
+        pairs : iterable of (list of np.ndarray, list of np.ndarray)
+            Outputs of the reference model and of the one that is measured.
+        what : str
+            Words for the model, for messages.
+
+        Raises
+        ------
+        EvalError
+            If the numbers or shapes of outputs differ, or they are not finite.
+        """
 
 
 def evaluation(evaluate: Evaluate | None, *, reference: Model, data: Batches | None, engine: Engine) -> Evaluation:
@@ -214,6 +229,10 @@ class FunctionEvaluation:
     def expect(self, reference: Callable[[], Session]) -> None:
         """Do nothing: the function knows what it expects."""
 
+    def compare(self, pairs: Iterable[Pair], what: str) -> Record | None:
+        """None: only the function knows."""
+        return None
+
     def _called(self, model: Model, session: Session, where: str) -> object:
         try:
             if self._form == "predict":
@@ -228,95 +247,6 @@ class FunctionEvaluation:
             raise EvalError(
                 f"the evaluation function raised {type(e).__name__}: {e}", where=where, hint="--debug shows where"
             ) from e
-
-
-class OutputEvaluation:
-    """Cosine similarity of all outputs with a reference model's, the SQNR as a detail; needs no labels.
-
-    Inputs and reference outputs are kept from the first measurement on, so every model sees the same batches even where
-    a loader shuffles.
-
-    Parameters
-    ----------
-    reference : Model
-    data : Batches
-    engine : Engine
-    """
-
-    name = "cosine"
-
-    def __init__(self, reference: Model, data: Batches, engine: Engine) -> None:
-        self._names = [port.name for port in reference.fetches]
-        self._data = data
-        self._engine = engine
-        self._reference = lambda: engine.session(reference)
-        self._inputs: Spool | None = None
-        self._expected: Spool | None = None
-
-    def data_digest(self) -> str:
-        """Digest of the batches that are kept."""
-        self._kept()
-        return self._data.digest()
-
-    def measure(self, model: Model, what: str) -> Record:
-        """Compare the outputs of `model` with the reference's.
-
-        Raises
-        ------
-        EvalError
-            If the numbers or shapes of outputs differ, or they are not finite.
-        DataError
-            If the data do not fit the models.
-        """
-        return self.measure_on(model, self._engine.session(model), what)
-
-    def measure_on(self, model: Model, session: Session, what: str, whole: Callable[[], Model] | None = None) -> Record:
-        """Compare the outputs of a session with the reference's.
-
-        Raises
-        ------
-        EvalError
-            If the numbers or shapes of outputs differ, or they are not finite.
-        DataError
-            If the data do not fit the models.
-        """
-        comparison = Comparison(self._names)
-        inputs = self._kept()
-        expected = self._outputs()
-        try:
-            for batch, outputs in zip(inputs, expected, strict=True):
-                comparison.add(outputs, _run(session, batch))
-            found = comparison.result()
-        except EvalError as e:
-            raise EvalError(e.what, where=f"{what}, {e.where}" if e.where else what, hint=e.hint) from e
-        return Record(found.cosine, {"cosine": found.cosine, "sqnr_db": found.sqnr_db})
-
-    def feed(self, model: Model, session: Session, what: str) -> None:
-        """Run every batch."""
-        for batch in self._kept():
-            _run(session, batch)
-
-    def expect(self, reference: Callable[[], Session]) -> None:
-        """Compare with what this session gives."""
-        self._reference = reference
-        self._expected = None
-
-    def _kept(self) -> Spool:
-        if self._inputs is None:
-            kept = Spool()
-            for batch in self._data:
-                kept.add(list(batch.values()))
-            self._inputs = kept
-        return self._inputs
-
-    def _outputs(self) -> Spool:
-        if self._expected is None:
-            session = self._reference()
-            kept = Spool()
-            for batch in self._kept():
-                kept.add(_run(session, batch))
-            self._expected = kept
-        return self._expected
 
 
 def check_direction(evaluate: Evaluate | None, higher_is_better: bool) -> None:
@@ -367,10 +297,6 @@ def _takes(signature: inspect.Signature, count: int) -> bool:
     except TypeError:
         return False
     return True
-
-
-def _run(session: Session, batch: Sequence[np.ndarray]) -> list[np.ndarray]:
-    return session.run(dict(zip(session.feed_names, batch, strict=True)))
 
 
 def _record(value: object, where: str) -> Record:
