@@ -16,12 +16,10 @@ from typing import TYPE_CHECKING
 
 from qpass import passes
 from qpass.analysis.evaluate import check_direction
-from qpass.analysis.progress import Silent
 from qpass.analysis.ptq import analyze_ptq
 from qpass.analysis.qat import analyze_qat, check_pair, quantized_layers, restore_weights
 from qpass.analysis.result import AnalysisResult, Mode
 from qpass.analysis.statistics import TensorStatistics, collect_statistics
-from qpass.analysis.sweep import Resources
 from qpass.errors import UsageError
 from qpass.formats.files import save
 from qpass.ir.model import Model
@@ -131,12 +129,6 @@ class Job(abc.ABC):
     @abc.abstractmethod
     def _analyse(self) -> AnalysisResult: ...
 
-    def _resources(self) -> Resources:
-        return Resources(
-            checkpoint=self.save_dir / self.checkpoint_name, resume=self.resume, progress=self.progress or Silent()
-        )
-
-    @abc.abstractmethod
     def _collect(self, source: Batches) -> Sequence[TensorStatistics]: ...
 
     def write_ranking(self) -> list[Path]:
@@ -253,7 +245,9 @@ class PTQJob(Job):
             weight_bits=self.options.weight_bits,
             activation_bits=self.options.activation_bits,
             higher_is_better=self.options.higher_is_better,
-            resources=self._resources(),
+            checkpoint=self.save_dir / self.checkpoint_name,
+            resume=self.resume,
+            progress=self.progress,
         )
 
     def _collect(self, source: Batches) -> Sequence[TensorStatistics]:
@@ -345,7 +339,9 @@ class QATJob(Job):
             mapping=self.mapping,
             qat_metric=self.qat_metric,
             higher_is_better=self.options.higher_is_better,
-            resources=self._resources(),
+            checkpoint=self.save_dir / self.checkpoint_name,
+            resume=self.resume,
+            progress=self.progress,
         )
 
     def _collect(self, source: Batches) -> Sequence[TensorStatistics]:
