@@ -133,7 +133,7 @@ class _Merger:
         given = dict(zip(parts.read_at, reads, strict=True))
         inplace = {out: given[source, 0] for source, out in INPLACE_PAIRS.get(op.type, ()) if (source, 0) in given}
         made = {
-            (slot, index): inplace[slot] if slot in inplace else self._declare(graph.decls.get(name), name)
+            (slot, index): inplace[slot] if slot in inplace else self._declare(_temporary(graph.decls.get(name)), name)
             for (slot, index), name in zip(parts.write_at, parts.writes, strict=True)
         }
         inputs, outputs = _named(op.inputs, given), _named(op.outputs, made)
@@ -198,6 +198,11 @@ class _Parts:
 def is_shareable(op: Op) -> bool:
     """Whether equal ops with equal operands compute equal values: pure ones, and what engines fuse of them."""
     return op.type in PURE or op.type in _ENGINE_OPS or op.type == "feed" or op.type.startswith(_FUSED)
+
+
+def _temporary(decl: Decl | None) -> Decl | None:
+    """For what an op writes: persistable or not, no parameter is behind its new name."""
+    return decl if decl is None or not decl.persistable else dataclasses.replace(decl, persistable=False)
 
 
 def _named(slots: Slots, names: Mapping[tuple[str, int], str]) -> Slots:
