@@ -129,6 +129,7 @@ class Job(abc.ABC):
     @abc.abstractmethod
     def _analyse(self) -> AnalysisResult: ...
 
+    @abc.abstractmethod
     def _collect(self, source: Batches) -> Sequence[TensorStatistics]: ...
 
     def write_ranking(self) -> list[Path]:
