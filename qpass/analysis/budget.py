@@ -65,18 +65,17 @@ class Budget:
         sizes = _sample_bytes(both, recording)
         self._sample_bytes = max(1, sum(sizes.get(name, 0) for name in reuse_names(both).graph.decls))
         largest = max(sizes.values(), default=1)
-        room = memory_bytes // 2
         preferred = max(_FEWEST, _VALUE_BYTES // max(1, largest))
-        self.samples = max(1, min(preferred, room // self._sample_bytes))
+        self.samples = max(1, min(preferred, memory_bytes // 2 // self._sample_bytes))
         most = max((recording.samples(i) for i in range(recording.calls)), default=1)
-        if most * self._sample_bytes > room:
+        if most * self._sample_bytes > memory_bytes:
             raise UsageError(
                 f"the memory is too little for one batch of {most} samples: it needs about "
                 f"{_mebibytes(2 * most * self._sample_bytes)} MiB, and has {_mebibytes(memory_bytes)} MiB",
                 where="memory",
-                hint="give more memory, fewer workers, or smaller batches",
+                hint="give more memory or smaller batches",
             )
-        self._program_bytes = min(_PROGRAM_BYTES, memory_bytes - room)
+        self._program_bytes = min(_PROGRAM_BYTES, memory_bytes // 4)
         self._costs = _costs(toggles)
 
     def chunks(self, variants: Sequence[T], on: Callable[[T], Switched], least: int) -> list[list[T]]:
