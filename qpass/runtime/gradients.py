@@ -1,0 +1,144 @@
+"""Gradients of a model's outputs with respect to values inside it, by the framework's own backward pass."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from qpass.formats import pdmodel
+from qpass.ir.dtype import DType
+from qpass.ir.model import Model
+from qpass.ir.op import Op
+from qpass.runtime.feed import checked_feed
+from qpass.runtime.paddle_env import PADDLE_ERRORS, engine_error, legacy_static
+
+# What their backward ops read, and what the framework drops when it saves a model for inference.
+_DROPPED = {
+    "reshape2": "XShape",
+    "transpose2": "XShape",
+    "squeeze2": "XShape",
+    "unsqueeze2": "XShape",
+    "flatten2": "XShape",
+    "flatten_contiguous_range": "XShape",
+}
+
+_SEED = "{}@direction"
+
+
+class Gradients:
+    """Runs a model forward, then backward from its outputs to chosen values.
+
+    Parameters
+    ----------
+    model : Model
+        Float, with one block.
+    targets : sequence of str
+        Names of values that gradients start from.
+    values : sequence of str
+        Names of values that gradients are taken with respect to; each written once.
+
+    Raises
+    ------
+    EngineError
+        If Paddle has no backward op for an op on the way.
+    """
+
+    def __init__(self, model: Model, targets: Sequence[str], values: Sequence[str]) -> None:
+        bare = _bare(model)
+        self._model = model
+        try:
+            with legacy_static() as paddle:
+                place = paddle.CPUPlace()
+                self._scope: Any = paddle.static.Scope()
+                for name, array in model.params.items():
+                    self._scope.var(name).get_tensor().set(np.array(array), place)
+                self._executor: Any = paddle.static.Executor(place)
+                self._program: Any = paddle.static.Program.parse_from_string(pdmodel.encode(bare.blocks, bare.extra))
+                block = self._program.global_block()
+                for variable in block.vars.values():
+                    variable.stop_gradient = bool(variable.persistable)
+                starts = [block.var(name) for name in targets]
+                with paddle.static.program_guard(self._program):
+                    seeds = [_seed(block, start) for start in starts]
+                    found = paddle.static.gradients(starts, [block.var(name) for name in values], seeds)
+                self._columns = [None if grad is None else grad.name for grad in found]
+        except PADDLE_ERRORS as e:
+            raise engine_error("Paddle cannot make the backward pass of the model", e) from e
+
+    @property
+    def reached(self) -> tuple[bool, ...]:
+        """By value: whether the targets depend on it."""
+        return tuple(name is not None for name in self._columns)
+
+    def run(
+        self, feed: Mapping[str, np.ndarray], directions: Mapping[str, np.ndarray], fetch: Sequence[str] = ()
+    ) -> tuple[list[np.ndarray | None], list[np.ndarray]]:
+        """Gradients for one batch of ``sum(direction * target)`` over all targets, and values of the forward pass.
+
+        Parameters
+        ----------
+        feed : Mapping[str, np.ndarray]
+        directions : Mapping[str, np.ndarray]
+            By target, in its shape.
+        fetch : sequence of str
+            Names of values to return too.
+
+        Returns
+        -------
+        list of np.ndarray or None
+            By value, in its shape; None where no target depends on it.
+        list of np.ndarray
+            What `fetch` names.
+
+        Raises
+        ------
+        DataError
+            If the batch does not fit the model's inputs.
+        EngineError
+            If the executor fails.
+        """
+        batch = dict(checked_feed(self._model.feeds, feed))
+        batch.update({_SEED.format(name): np.asarray(array, np.float32) for name, array in directions.items()})
+        wanted = [name for name in self._columns if name is not None]
+        try:
+            with legacy_static():
+                found = self._executor.run(
+                    self._program, feed=batch, fetch_list=[*wanted, *fetch], scope=self._scope, return_numpy=True
+                )
+        except PADDLE_ERRORS as e:
+            raise engine_error("the executor failed while it ran the model backward", e) from e
+        arrays = dict(zip(wanted, found, strict=False))
+        gradients = [None if name is None else arrays[name] for name in self._columns]
+        return gradients, list(found[len(wanted) :])
+
+
+def _seed(block: Any, start: Any) -> Any:
+    variable = block.create_var(name=_SEED.format(start.name), shape=start.shape, dtype=start.dtype)
+    variable.stop_gradient = True
+    return variable
+
+
+def _bare(model: Model) -> Model:
+    """The model without feeds and fetches, which the executor adds itself, and with what backward ops read."""
+    graph = model.graph
+    decls = dict(graph.decls)
+    ops: list[Op] = []
+    for op in graph.ops:
+        slot = _DROPPED.get(op.type)
+        if slot is not None and not op.output(slot):
+            name = f"{op.output('Out')[0]}@{slot}"
+            shape = decls[op.output("Out")[0]].shape
+            decls[name] = dataclasses.replace(decls[op.output("Out")[0]], name=name, shape=(0, *shape))
+            outputs = (*(held for held in op.outputs if held[0] != slot), (slot, (name,)))
+            op = dataclasses.replace(op, outputs=outputs)
+        if op.type not in ("feed", "fetch"):
+            ops.append(op)
+    return model.replaced(graph=dataclasses.replace(graph, ops=tuple(ops), decls=decls))
+
+
+def differentiable(model: Model, names: Sequence[str]) -> list[str]:
+    """Those of these values that gradients can start from: floats."""
+    return [name for name in names if model.graph.decls[name].dtype is DType.FLOAT32]
