@@ -34,8 +34,11 @@ if TYPE_CHECKING:
     from qpass.rewrite.passes import Pass
     from qpass.rewrite.pipeline import Pipeline, run
     from qpass.runtime.calibrate import calibrate, calibrate_many
+    from qpass.runtime.cluster import cluster
     from qpass.runtime.engines import get_engine
     from qpass.runtime.moments import collect_moments
+    from qpass.runtime.pool import ExecutorWorkers
+    from qpass.runtime.processes import processes
     from qpass.runtime.simulate import simulate
 
 _HOMES = {
@@ -44,6 +47,7 @@ _HOMES = {
     "AnalysisQuant": "qpass.doors",
     "AnalysisResult": "qpass.analysis.result",
     "Attr": "qpass.ir.op",
+    "ExecutorWorkers": "qpass.runtime.pool",
     "Model": "qpass.ir.model",
     "ObserverOptions": "qpass.quant.observer_options",
     "MomentTable": "qpass.quant.moments",
@@ -60,6 +64,7 @@ _HOMES = {
     "analyze_qat": "qpass.analysis.qat",
     "calibrate": "qpass.runtime.calibrate",
     "calibrate_many": "qpass.runtime.calibrate",
+    "cluster": "qpass.runtime.cluster",
     "collect_moments": "qpass.runtime.moments",
     "dump": "qpass.ir.text",
     "edit": "qpass.rewrite.edit",
@@ -68,6 +73,7 @@ _HOMES = {
     "load": "qpass.formats.files",
     "load_bytes": "qpass.formats.files",
     "parse": "qpass.ir.text",
+    "processes": "qpass.runtime.processes",
     "quant_post_dynamic": "qpass.quant_post",
     "quant_post_static": "qpass.quant_post",
     "quantize": "qpass.api",
@@ -83,6 +89,7 @@ __all__ = [
     "AnalysisQuant",
     "AnalysisResult",
     "Attr",
+    "ExecutorWorkers",
     "Model",
     "MomentTable",
     "ObserverOptions",
@@ -100,6 +107,7 @@ __all__ = [
     "analyze_qat",
     "calibrate",
     "calibrate_many",
+    "cluster",
     "collect_moments",
     "dump",
     "edit",
@@ -108,6 +116,7 @@ __all__ = [
     "load",
     "load_bytes",
     "parse",
+    "processes",
     "quant_post_dynamic",
     "quant_post_static",
     "quantize",

@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from qpass.analysis.budget import DEFAULT_MEMORY
 from qpass.errors import UsageError
 from qpass.formats.files import load
+from qpass.hardware import Hardware
 from qpass.job import Job, PTQJob, QATJob
 from qpass.options import QuantOptions
 from qpass.paddle_config import options_of
@@ -101,6 +103,13 @@ class AnalysisPTQ(_Analysis):
         ``target``, ``compat``, ``overrides``, ``equalize``, ``outputs``, ``engine``; besides ``simulate`` and
         ``higher_is_better``. Layers are ranked with plain rounding and without ops that have no weights;
         `get_target_quant_model` measures and saves models with everything that is asked for.
+    workers : int
+        Processes that run variants; 1 is this process alone. `eval_function` always runs in this process. A script
+        needs ``if __name__ == "__main__":`` around an analysis with workers, as for any process pool.
+    scheduler : str, optional
+        Address of a Dask scheduler (``tcp://host:8786``) whose workers run variants instead.
+    memory : int or str
+        What this process and each worker may take beyond what running the model takes: bytes, or as ``512M``.
 
     Raises
     ------
@@ -120,10 +129,14 @@ class AnalysisPTQ(_Analysis):
         num_histogram_plots: int = 10,
         resume: bool = False,
         ptq_config: Mapping[str, object] | None = None,
+        workers: int = 1,
+        scheduler: str | None = None,
+        memory: int | str = DEFAULT_MEMORY,
     ) -> None:
         if data_loader is None:
             raise UsageError("data_loader is None", where="AnalysisPTQ", hint="calibration needs batches of inputs")
         options = options_of(ptq_config or {}, "ptq_config")
+        hardware = Hardware(workers, scheduler, memory)
         model = load(model_dir, model_filename=model_filename, params_filename=params_filename)
         self._job = PTQJob(
             model=prepared(model, options),
@@ -133,6 +146,7 @@ class AnalysisPTQ(_Analysis):
             checkpoint_name=checkpoint_name,
             resume=resume,
             num_histogram_plots=num_histogram_plots,
+            hardware=hardware,
             options=options,
         )
 
@@ -172,6 +186,8 @@ class AnalysisQAT(_Analysis):
         How many of the best and the worst layers get a histogram page; 0 writes none.
     higher_is_better : bool
         Direction of the metric.
+    workers, scheduler, memory
+        As in `AnalysisPTQ`.
 
     Raises
     ------
@@ -195,10 +211,14 @@ class AnalysisQAT(_Analysis):
         mapping: Mapping[str, str] | None = None,
         num_histogram_plots: int = 10,
         higher_is_better: bool = True,
+        workers: int = 1,
+        scheduler: str | None = None,
+        memory: int | str = DEFAULT_MEMORY,
     ) -> None:
         def read(folder: str | Path) -> Model:
             return load(folder, model_filename=model_filename, params_filename=params_filename)
 
+        hardware = Hardware(workers, scheduler, memory)
         model = read(quant_model_dir)
         self._job = QATJob(
             model=model,
@@ -211,6 +231,7 @@ class AnalysisQAT(_Analysis):
             mapping=mapping,
             qat_metric=qat_metric,
             num_histogram_plots=num_histogram_plots,
+            hardware=hardware,
             options=QuantOptions.checked(
                 {"op_types": quantizable_op_type, "higher_is_better": higher_is_better},
                 {"op_types": "quantizable_op_type"},

@@ -10,7 +10,7 @@ import functools
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +22,7 @@ from qpass.analysis.result import AnalysisResult, Mode
 from qpass.analysis.statistics import TensorStatistics, collect_statistics
 from qpass.errors import UsageError
 from qpass.formats.files import save
+from qpass.hardware import Hardware
 from qpass.ir.model import Model
 from qpass.options import QuantOptions
 from qpass.post_training import find_scales, quantize_prepared
@@ -36,6 +37,7 @@ from qpass.runtime.evaluating import float_engine
 if TYPE_CHECKING:
     from qpass.analysis.evaluate import Evaluate
     from qpass.analysis.progress import Progress
+    from qpass.runtime.jobs import Workers
 
 CHECKPOINT = "analysis_checkpoint.jsonl"
 
@@ -62,6 +64,8 @@ class Job(abc.ABC):
     num_histogram_plots : int
         How many of the best and the worst layers get a histogram page.
     progress : Progress or None
+    hardware : Hardware
+        Who runs variants, in how much memory.
 
     Raises
     ------
@@ -78,6 +82,7 @@ class Job(abc.ABC):
     resume: bool = False
     num_histogram_plots: int = 10
     progress: Progress | None = None
+    hardware: Hardware = field(default_factory=Hardware)
 
     def __post_init__(self) -> None:
         if self.num_histogram_plots < 0:
@@ -87,7 +92,8 @@ class Job(abc.ABC):
     @functools.cached_property
     def result(self) -> AnalysisResult:
         """The ranking; computed by the first use."""
-        return self._analyse()
+        with self.hardware.open() as workers:
+            return self._analyse(workers)
 
     @functools.cached_property
     def statistics(self) -> Sequence[TensorStatistics]:
@@ -127,7 +133,7 @@ class Job(abc.ABC):
         """The quantized model with the named layers in float."""
 
     @abc.abstractmethod
-    def _analyse(self) -> AnalysisResult: ...
+    def _analyse(self, workers: Workers) -> AnalysisResult: ...
 
     @abc.abstractmethod
     def _collect(self, source: Batches) -> Sequence[TensorStatistics]: ...
@@ -232,7 +238,7 @@ class PTQJob(Job):
         """The model with every layer but the named ones in int8."""
         return quantize_prepared(self.model, self.scales, self.options, self.source, names).model
 
-    def _analyse(self) -> AnalysisResult:
+    def _analyse(self, workers: Workers) -> AnalysisResult:
         return analyze_ptq(
             self.model,
             self.scales,
@@ -249,6 +255,8 @@ class PTQJob(Job):
             checkpoint=self.save_dir / self.checkpoint_name,
             resume=self.resume,
             progress=self.progress,
+            memory_bytes=self.hardware.memory_bytes,
+            workers=workers,
         )
 
     def _collect(self, source: Batches) -> Sequence[TensorStatistics]:
@@ -327,7 +335,7 @@ class QATJob(Job):
             stripped, names, self.float_model, restore=self.restore, mapping=self.mapping, quantized=self.model
         )
 
-    def _analyse(self) -> AnalysisResult:
+    def _analyse(self, workers: Workers) -> AnalysisResult:
         return analyze_qat(
             self.model,
             self.float_model,
@@ -343,6 +351,8 @@ class QATJob(Job):
             checkpoint=self.save_dir / self.checkpoint_name,
             resume=self.resume,
             progress=self.progress,
+            memory_bytes=self.hardware.memory_bytes,
+            workers=workers,
         )
 
     def _collect(self, source: Batches) -> Sequence[TensorStatistics]:

@@ -23,6 +23,8 @@ THIRD_PARTY = {
     "networkx": frozenset({"ir"}),
     "google": frozenset({"formats"}),
     "paddle": frozenset({"runtime"}),
+    "dask": frozenset({"runtime"}),
+    "distributed": frozenset({"runtime"}),
     "matplotlib": frozenset({"report"}),
     "rich": frozenset({"front"}),
 }
@@ -112,6 +114,7 @@ def test_imports_keep_to_the_layers(path):
         ("qpass/analysis/result.py", "import matplotlib.pyplot as plt", "analysis -> matplotlib.pyplot"),
         ("qpass/analysis/result.py", "import rich", "analysis -> rich"),
         ("qpass/analysis/result.py", "from google.protobuf import message", "analysis -> google.protobuf"),
+        ("qpass/analysis/sweep.py", "def f():\n    from distributed import Client", "analysis -> distributed"),
         ("qpass/cli/main.py", "import pandas", "front -> pandas"),
     ],
 )
@@ -130,7 +133,7 @@ def test_every_module_has_a_layer():
     assert {layer(module) for module in MODULES} == set(LAYERS)
 
 
-HEAVY = ("paddle", "matplotlib", "rich", "google.protobuf", "networkx")
+HEAVY = ("paddle", "distributed", "matplotlib", "rich", "google.protobuf", "networkx")
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,8 @@ from qpass.runtime.calibrate import calibrate
 from qpass.runtime.data import Batches, Data
 from qpass.runtime.engine import Engine
 from qpass.runtime.evaluating import evaluating_engine
-from qpass.runtime.jobs import InProcess, Workers
+from qpass.runtime.jobs import Workers
+from qpass.runtime.processes import opened
 
 
 def analyze_ptq(
@@ -49,7 +50,7 @@ def analyze_ptq(
     resume: bool = False,
     progress: Progress | None = None,
     memory_bytes: int = DEFAULT_MEMORY,
-    workers: Workers | None = None,
+    workers: Workers | int | None = None,
 ) -> AnalysisResult:
     """Rank the layers of a float model by what quantizing each of them alone costs.
 
@@ -89,9 +90,12 @@ def analyze_ptq(
         Go on from the checkpoint.
     progress : Progress, optional
     memory_bytes : int
-        What the analysis may take beyond what running the model takes, in bytes; fewer mean more and smaller programs.
-    workers : Workers, optional
-        Who runs variants; default this process.
+        What this process and each worker may take beyond what running the model takes, in bytes; fewer mean more and
+        smaller programs.
+    workers : Workers or int, optional
+        Who runs variants, or in how many processes; default this process. Results are the same bytes in any number of
+        workers. `evaluate` runs in this process and need not be picklable; models that are no slices of one program
+        (``simulate``, ``engine="int8"``, other engines) run here too.
 
     Returns
     -------
@@ -167,15 +171,16 @@ def analyze_ptq(
             "activation_bits": str(activation_bits),
         },
     )
-    return plan.run(
-        Resources(
-            checkpoint=checkpoint,
-            resume=resume,
-            progress=progress or Silent(),
-            memory_bytes=memory_bytes,
-            workers=workers or InProcess(),
+    with opened(workers) as crew:
+        return plan.run(
+            Resources(
+                checkpoint=checkpoint,
+                resume=resume,
+                progress=progress or Silent(),
+                memory_bytes=memory_bytes,
+                workers=crew,
+            )
         )
-    )
 
 
 def _thresholds(model: Model, layer: Layer, table: ScaleTable) -> Mapping[str, float]:

@@ -27,7 +27,8 @@ from qpass.rewrite.edit import edit
 from qpass.runtime.data import Batches, Data
 from qpass.runtime.engine import Engine
 from qpass.runtime.evaluating import evaluating_engine
-from qpass.runtime.jobs import InProcess, Workers
+from qpass.runtime.jobs import Workers
+from qpass.runtime.processes import opened
 
 _RESTORE = ("float", "self")
 
@@ -50,7 +51,7 @@ def analyze_qat(
     resume: bool = False,
     progress: Progress | None = None,
     memory_bytes: int = DEFAULT_MEMORY,
-    workers: Workers | None = None,
+    workers: Workers | int | None = None,
 ) -> AnalysisResult:
     """Rank the layers of a quantized model by what un-quantizing each of them alone gains.
 
@@ -149,15 +150,16 @@ def analyze_qat(
             "qat_metric": str(qat_metric),
         },
     )
-    return plan.run(
-        Resources(
-            checkpoint=checkpoint,
-            resume=resume,
-            progress=progress or Silent(),
-            memory_bytes=memory_bytes,
-            workers=workers or InProcess(),
+    with opened(workers) as crew:
+        return plan.run(
+            Resources(
+                checkpoint=checkpoint,
+                resume=resume,
+                progress=progress or Silent(),
+                memory_bytes=memory_bytes,
+                workers=crew,
+            )
         )
-    )
 
 
 def restore_weights(

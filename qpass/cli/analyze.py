@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from qpass.cli.common import (
     OBSERVING,
     add_data,
+    add_hardware,
     add_json,
     add_model,
     add_quantizers,
@@ -64,6 +65,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--statistics", action="store_true", help="also write statistic.csv and box plots")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in DIR")
+    add_hardware(parser)
     rule = parser.add_mutually_exclusive_group()
     rule.add_argument("--top", type=natural, metavar="K", help="skip list: the K most sensitive layers")
     rule.add_argument("--threshold", type=finite, metavar="X", help="skip list: every layer above sensitivity X")
@@ -120,6 +122,7 @@ def make_job(args: argparse.Namespace, model: Model, bar: Bar) -> Job:
         If arguments of one mode are given in the other.
     """
     from qpass.formats.files import load
+    from qpass.hardware import Hardware
     from qpass.job import PTQJob, QATJob
     from qpass.options import QuantOptions
     from qpass.quant.encodings import find_sites
@@ -133,6 +136,7 @@ def make_job(args: argparse.Namespace, model: Model, bar: Bar) -> Job:
                 + ("quantization sites" if quantized else "no quantization site"),
                 where=args.model,
             )
+    hardware = Hardware(args.workers, args.scheduler, args.memory)
     options = QuantOptions.checked(
         {
             "op_types": split_names(args.op_types) or None,
@@ -155,6 +159,7 @@ def make_job(args: argparse.Namespace, model: Model, bar: Bar) -> Job:
             resume=args.resume,
             num_histogram_plots=args.plots,
             progress=bar,
+            hardware=hardware,
         )
     return QATJob(
         model=model,
@@ -169,6 +174,7 @@ def make_job(args: argparse.Namespace, model: Model, bar: Bar) -> Job:
         resume=args.resume,
         num_histogram_plots=args.plots,
         progress=bar,
+        hardware=hardware,
     )
 
 

@@ -86,6 +86,24 @@ def add_simulate(parser: argparse._ActionsContainer) -> None:
     )
 
 
+def add_hardware(parser: argparse._ActionsContainer) -> None:
+    """The options that say who runs variants, in how much memory."""
+    parser.add_argument(
+        "--workers",
+        type=natural,
+        default=1,
+        metavar="N",
+        help="processes that run variants, each with the memory of a paddle of its own; same results (default 1)",
+    )
+    parser.add_argument("--scheduler", metavar="ADDRESS", help="run variants on a Dask cluster (tcp://host:8786)")
+    parser.add_argument(
+        "--memory",
+        default="1G",
+        metavar="SIZE",
+        help="what this process and each worker may take beyond the model's own run, as 512M (default 1G)",
+    )
+
+
 def positive(text: str) -> int:
     """A whole number above zero, for argparse."""
     return _whole(text, 1)

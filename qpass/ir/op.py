@@ -136,7 +136,7 @@ class Op:
         if not isinstance(self.attrs, MappingProxyType):
             object.__setattr__(self, "attrs", MappingProxyType(dict(self.attrs)))
 
-    def __reduce__(self) -> tuple[type[Op], tuple[object, ...]]:
+    def __reduce__(self) -> tuple[object, ...]:
         """For pickle, which does not take frozen mappings."""
         return Op, (self.type, self.inputs, self.outputs, dict(self.attrs), self.extra, self.uid)
 

@@ -32,7 +32,11 @@ class Done:
 
 
 class Workers(Protocol):
-    """Run programs."""
+    """Run programs.
+
+    The same programs and batches give the same bytes, whoever runs them: a worker runs a batch as it was put together,
+    with the threads of the engine it was given.
+    """
 
     @property
     def count(self) -> int:
@@ -54,7 +58,7 @@ class Workers(Protocol):
         Raises
         ------
         EngineError, DataError
-            As the engine does.
+            As the engine does; EngineError too where workers are lost.
         """
 
 
