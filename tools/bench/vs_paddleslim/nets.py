@@ -47,15 +47,26 @@ def plain_chain(prefix: Path, side: int) -> None:
     _write(prefix, nn.Sequential(*layers), head, side)
 
 
+def deep_chain(prefix: Path, layers: int, channels: int, side: int) -> None:
+    """A chain of `layers` - 1 convolutions of equal width, and a linear layer."""
+    nn = import_paddle().nn
+    body: list[Any] = []
+    for given in (3, *[channels] * (layers - 2)):
+        body += [nn.Conv2D(given, channels, 3, padding=1, bias_attr=False), nn.BatchNorm2D(channels), nn.ReLU()]
+    head = nn.Linear(channels, 10)
+    _write(prefix, nn.Sequential(*body, nn.AdaptiveAvgPool2D(1), nn.Flatten(), head), head, side)
+
+
 def _write(prefix: Path, net: Any, head: Any, side: int) -> None:
     paddle = import_paddle()
     images = paddle.to_tensor(smooth_images(16, side, seed=1))
     with paddle.no_grad():
         _enliven(net, images)
         logits = net(images)
-        factor = SPREAD / float(logits.std())
+        middle = logits.mean(axis=0)
+        factor = SPREAD / float((logits - middle).std())
         head.weight.set_value(head.weight * factor)
-        head.bias.set_value((head.bias - logits.mean(axis=0)) * factor)
+        head.bias.set_value((head.bias - middle) * factor)
     whole = paddle.nn.Sequential(net, paddle.nn.Softmax())
     whole.eval()
     prefix.parent.mkdir(parents=True, exist_ok=True)
