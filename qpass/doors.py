@@ -96,6 +96,8 @@ class AnalysisPTQ(_Analysis):
         How many of the best and the worst layers get a histogram page; 0 writes none.
     resume : bool
         Go on from the checkpoint.
+    settle : float, optional
+        As in `analyze_ptq`: stop a layer when its place is settled, with this confidence (0 to 1).
     ptq_config : mapping, optional
         Arguments of `quant_post_static` by their names: ``algo``, ``hist_percent``, ``weight_quantize_type``,
         ``weight_bits``, ``activation_bits``, ``quantizable_op_type``, ``skip_tensor_list``, ``is_full_quantize``,
@@ -128,6 +130,7 @@ class AnalysisPTQ(_Analysis):
         checkpoint_name: str = "analysis_checkpoint.jsonl",
         num_histogram_plots: int = 10,
         resume: bool = False,
+        settle: float | None = None,
         ptq_config: Mapping[str, object] | None = None,
         workers: int = 1,
         scheduler: str | None = None,
@@ -145,6 +148,7 @@ class AnalysisPTQ(_Analysis):
             save_dir=Path(save_dir),
             checkpoint_name=checkpoint_name,
             resume=resume,
+            settle=settle,
             num_histogram_plots=num_histogram_plots,
             hardware=hardware,
             options=options,
@@ -178,6 +182,8 @@ class AnalysisQAT(_Analysis):
         Folder for everything that is written; created.
     resume : bool
         Go on from the checkpoint.
+    settle : float, optional
+        As in `analyze_ptq`: stop a layer when its place is settled, with this confidence (0 to 1).
     restore : {"float", "self"}
         What a stripped layer's weight becomes: the float model's, or the quantized model's own latent weight.
     mapping : mapping, optional
@@ -207,6 +213,7 @@ class AnalysisQAT(_Analysis):
         data_loader: Data | None = None,
         save_dir: str | Path = "analysis_results",
         resume: bool = False,
+        settle: float | None = None,
         restore: str = "float",
         mapping: Mapping[str, str] | None = None,
         num_histogram_plots: int = 10,
@@ -227,6 +234,7 @@ class AnalysisQAT(_Analysis):
             evaluate=eval_function,
             save_dir=Path(save_dir),
             resume=resume,
+            settle=settle,
             restore=restore,
             mapping=mapping,
             qat_metric=qat_metric,

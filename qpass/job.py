@@ -18,6 +18,7 @@ from qpass import passes
 from qpass.analysis.evaluate import check_direction
 from qpass.analysis.ptq import analyze_ptq
 from qpass.analysis.qat import analyze_qat, check_pair, quantized_layers, restore_weights
+from qpass.analysis.race import check_confidence
 from qpass.analysis.result import AnalysisResult, Mode
 from qpass.analysis.statistics import TensorStatistics, collect_statistics
 from qpass.errors import UsageError
@@ -61,6 +62,8 @@ class Job(abc.ABC):
         File in `save_dir` that gets a line after every layer.
     resume : bool
         Go on from the checkpoint.
+    settle : float, optional
+        As in `analyze_ptq`.
     num_histogram_plots : int
         How many of the best and the worst layers get a histogram page.
     progress : Progress or None
@@ -80,6 +83,7 @@ class Job(abc.ABC):
     options: QuantOptions
     checkpoint_name: str = CHECKPOINT
     resume: bool = False
+    settle: float | None = None
     num_histogram_plots: int = 10
     progress: Progress | None = None
     hardware: Hardware = field(default_factory=Hardware)
@@ -88,6 +92,7 @@ class Job(abc.ABC):
         if self.num_histogram_plots < 0:
             raise UsageError(f"num_histogram_plots is {self.num_histogram_plots}, expected a number >= 0")
         check_direction(self.evaluate, self.options.higher_is_better)
+        check_confidence(self.settle)
 
     @functools.cached_property
     def result(self) -> AnalysisResult:
@@ -254,6 +259,7 @@ class PTQJob(Job):
             higher_is_better=self.options.higher_is_better,
             checkpoint=self.save_dir / self.checkpoint_name,
             resume=self.resume,
+            settle=self.settle,
             progress=self.progress,
             memory_bytes=self.hardware.memory_bytes,
             workers=workers,
@@ -350,6 +356,7 @@ class QATJob(Job):
             higher_is_better=self.options.higher_is_better,
             checkpoint=self.save_dir / self.checkpoint_name,
             resume=self.resume,
+            settle=self.settle,
             progress=self.progress,
             memory_bytes=self.hardware.memory_bytes,
             workers=workers,

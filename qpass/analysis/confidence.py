@@ -16,7 +16,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from statistics import NormalDist
 
@@ -59,6 +59,9 @@ class SampleScores:
         float64 of shape [samples], or one number that stands for all samples.
     higher_is_better : bool
         False for losses.
+    weights : Mapping[int, np.ndarray]
+        By number of samples run, where those of a layer that was stopped early do not count alike: what each counts,
+        1 in the mean.
     """
 
     name: str
@@ -66,6 +69,7 @@ class SampleScores:
     layers: Mapping[str, np.ndarray]
     baseline: np.ndarray | float = 0.0
     higher_is_better: bool = False
+    weights: Mapping[int, np.ndarray] = field(default_factory=dict)
 
 
 def assemble(
@@ -112,12 +116,15 @@ def assemble(
     raced = race is not None and fine is not None and race.metric == fine.name
     names = [row.layer for row in result.rows]
     losses = {} if fine is None else sensitivities(fine, names, result.mode)
-    rows = _ordered(result.rows, losses, {} if race is None else race.places, by_sensitivity=not raced)
+    loss = {} if fine is None else {name: float(_weighted(v, fine.weights).mean()) for name, v in losses.items()}
+    rows = _ordered(result.rows, loss, {} if race is None else race.places, by_sensitivity=not raced)
     in_order = [row.layer for row in rows]
 
     def rank(scores: SampleScores, losses: Mapping[str, np.ndarray], ordered: bool) -> Ranking:
         chosen = {layer: losses[layer] for layer in (in_order if ordered else names)}
-        return ranking(chosen, scores.name, scores.why, confidence, resamples, seed, ordered=ordered)
+        return ranking(
+            chosen, scores.name, scores.why, confidence, resamples, seed, ordered=ordered, weights=scores.weights
+        )
 
     by_loss = None if fine is None else rank(fine, losses, raced)
     by_score = None if scores is None else rank(scores, sensitivities(scores, names, result.mode), True)
@@ -168,6 +175,7 @@ def ranking(
     seed: int = 0,
     *,
     ordered: bool = False,
+    weights: Mapping[int, np.ndarray] | None = None,
 ) -> Ranking:
     """Rank layers by their mean loss, with intervals.
 
@@ -186,6 +194,8 @@ def ranking(
         The same seed gives the same bits, on any machine and number of threads.
     ordered : bool
         The order of `losses` is the ranking already.
+    weights : Mapping[int, np.ndarray], optional
+        See `SampleScores`.
 
     Raises
     ------
@@ -199,9 +209,13 @@ def ranking(
     if resamples < 1:
         raise UsageError(f"the number of resamples is {resamples}, expected 1 or more", where="resamples")
     values = {layer: _checked(v, f"{name}, layer {layer!r}") for layer, v in losses.items()}
-    means = {layer: float(v.mean()) for layer, v in values.items()}
+    counted = weights or {}
+    means = {layer: float(_weighted(v, counted).mean()) for layer, v in values.items()}
     layers = list(values) if ordered else sorted(values, key=lambda layer: -means[layer])
-    draws = {n: _draws({k: v for k, v in values.items() if v.size >= n}, n, resamples, seed) for n in _sizes(values)}
+    draws = {
+        n: _draws({k: _weighted(v[:n], counted) for k, v in values.items() if v.size >= n}, n, resamples, seed)
+        for n in _sizes(values)
+    }
     tail = (1 - confidence) / 2
     rows = {}
     for rank, layer in enumerate(layers, 1):
@@ -212,7 +226,7 @@ def ranking(
     for upper, lower in pairwise(layers):
         n = min(values[upper].size, values[lower].size)
         low, high = np.quantile(draws[n][upper] - draws[n][lower], [tail, 1 - tail])
-        difference = values[upper][:n] - values[lower][:n]
+        difference = _weighted(values[upper][:n] - values[lower][:n], counted)
         pairs.append(_compared(upper, lower, difference, float(low), float(high), confidence))
     return Ranking(name, why, max(_sizes(values), default=0), confidence, resamples, rows, tuple(pairs))
 
@@ -268,6 +282,10 @@ def _draws(values: Mapping[str, np.ndarray], n: int, resamples: int, seed: int) 
     return {layer: means[:, i] for i, layer in enumerate(values)}
 
 
+def _weighted(values: np.ndarray, weights: Mapping[int, np.ndarray]) -> np.ndarray:
+    return values * weights[values.size] if values.size in weights else values
+
+
 def _sizes(values: Mapping[str, np.ndarray]) -> list[int]:
     return sorted({v.size for v in values.values()})
 
@@ -283,13 +301,12 @@ def _checked(values: np.ndarray, where: str) -> np.ndarray:
 
 def _ordered(
     rows: Sequence[LayerResult],
-    losses: Mapping[str, np.ndarray],
+    loss: Mapping[str, float],
     places: Mapping[str, int],
     *,
     by_sensitivity: bool,
 ) -> tuple[LayerResult, ...]:
     """Rows at their settled places; the rest by sensitivity (if wanted), then by loss, then as they come."""
-    loss = {layer: float(values.mean()) for layer, values in losses.items()}
     rest = sorted(
         (row for row in rows if row.layer not in places),
         key=lambda row: (-row.sensitivity if by_sensitivity else 0.0, -loss.get(row.layer, 0.0)),

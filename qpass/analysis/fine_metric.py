@@ -60,6 +60,12 @@ class FineMetric(Protocol):
             If outputs are missing, differ in shape, or are not finite.
         """
 
+    def hardness(self, reference: Sequence[np.ndarray]) -> np.ndarray:
+        """How much is to be expected of each sample, from the float model's outputs alone: float64 of shape [samples].
+
+        Larger is more; only the order counts.
+        """
+
 
 @dataclass(frozen=True)
 class LostProbability:
@@ -95,6 +101,15 @@ class LostProbability:
             found.append(lost.reshape(len(r), -1).mean(axis=1))
         return np.asarray(np.mean(found, axis=0))
 
+    def hardness(self, reference: Sequence[np.ndarray]) -> np.ndarray:
+        """How unsure the float model is: the probability of everything but its own answer."""
+        found = []
+        for i in (*self.probabilities, *self.logits):
+            r = reference[i].astype(np.float64)
+            unsure = _of_others(r, r.argmax(axis=-1)[..., None], i in self.logits)
+            found.append(unsure.reshape(len(r), -1).mean(axis=1))
+        return np.asarray(np.mean(found, axis=0))
+
 
 @dataclass(frozen=True)
 class NoiseShare:
@@ -120,6 +135,10 @@ class NoiseShare:
     def losses(self, reference: Sequence[np.ndarray], outputs: Sequence[np.ndarray]) -> np.ndarray:
         """See `FineMetric.losses`."""
         return np.asarray(np.mean([_noise_share(*_pair(reference, outputs, i)) for i in self.positions], axis=0))
+
+    def hardness(self, reference: Sequence[np.ndarray]) -> np.ndarray:
+        """The power of outputs, which noise is a share of: the less, the harder."""
+        return -np.asarray(np.mean([_power(reference[i]) for i in self.positions], axis=0))
 
 
 def choose(reference: Sequence[np.ndarray], samples: int) -> FineMetric | None:
@@ -189,6 +208,11 @@ def _noise_share(reference: np.ndarray, output: np.ndarray) -> np.ndarray:
         return np.asarray((r != v).mean(axis=1) if r.shape[1] else np.zeros(len(r)))
     noise, signal = np.square(v - r).sum(axis=1), np.square(r).sum(axis=1)
     return np.asarray(np.divide(noise, signal + noise, out=np.zeros_like(noise), where=noise > 0))
+
+
+def _power(output: np.ndarray) -> np.ndarray:
+    """Sum of squares of each sample."""
+    return np.asarray(np.square(output.reshape(len(output), -1).astype(np.float64)).sum(axis=1))
 
 
 def _pair(reference: Sequence[np.ndarray], outputs: Sequence[np.ndarray], i: int) -> tuple[np.ndarray, np.ndarray]:

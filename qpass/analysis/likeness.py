@@ -38,7 +38,7 @@ class OutputEvaluation:
         self._names = [port.name for port in reference.fetches]
         self._data = data
         self._engine = engine
-        self._reference = lambda: engine.session(reference)
+        self._reference: Callable[[], Session] = lambda: engine.session(reference)
         self._inputs: Spool | None = None
         self._expected: Spool | None = None
 

@@ -4,17 +4,20 @@ against its recorded outputs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Protocol
 
 import numpy as np
 
 from qpass.analysis.budget import Budget
 from qpass.analysis.checkpoint import Record
 from qpass.analysis.evaluate import Evaluation
-from qpass.analysis.fine_metric import FineMetric, choose
+from qpass.analysis.fine_metric import FineMetric, choose, why_none
+from qpass.analysis.gathering import Units
 from qpass.analysis.grouping import Group, alone, together
+from qpass.analysis.outputs import Again, Keeper, Outputs, in_order
 from qpass.analysis.skeleton import Skeleton
 from qpass.ir.model import Model
 from qpass.quant.toggles import Switched, mixes_samples
@@ -28,6 +31,9 @@ from qpass.runtime.spool import Spool
 _SEPARABLE = 1e-5
 """Largest difference, relative to the largest output, between a sample's outputs in one batch and in another: kernels
 for other batch sizes add in another order, which gives about 1e-6."""
+
+_TRIED = 8
+"""Samples that are tried in another batch."""
 
 
 @dataclass(frozen=True)
@@ -52,15 +58,14 @@ class Variant:
     on: Switched | None = None
 
 
-@dataclass(frozen=True)
-class _Outputs:
-    """Outputs of one variant, call by call."""
+class Batch(Protocol):
+    """Samples that are run together."""
 
-    spool: Spool
-    columns: tuple[int, ...]
+    def feed(self, recording: Recording) -> Mapping[str, np.ndarray]:
+        """The arrays, by input."""
 
-    def __call__(self, call: int) -> list[np.ndarray]:
-        return self.spool.pick(call, self.columns)
+    def split(self, outputs: Sequence[np.ndarray]) -> Iterator[list[np.ndarray]]:
+        """The outputs in the pieces in which they are to be kept."""
 
 
 class Slices:
@@ -75,8 +80,21 @@ class Slices:
     twin : callable or None
         Makes a session of the float model; None: `baseline` is the float model.
     memory_bytes : int
-        For feeds, outputs and engines together, beyond what the model itself takes.
+        For feeds, outputs and engines together, beyond what the model itself takes; each worker has as much. Sizes of
+        batches follow from it, and last bits from these, so that it must not be shared among workers.
     workers : Workers
+
+    Attributes
+    ----------
+    recording : Recording
+        What the evaluation feeds.
+    reference, baseline : Outputs
+        Of the float model and of the baseline, by recorded call.
+    fine : FineMetric or None
+    why_no_fine_metric : str
+        A sentence for the report; empty where there is one.
+    limit : int
+        Most samples of a batch.
 
     Raises
     ------
@@ -101,16 +119,18 @@ class Slices:
         self._workers = workers
         self._memory = memory_bytes
         self._model = baseline.make()
-        self._recording = Recording(self._model, memory_bytes // 4)
+        self.recording = Recording(self._model, memory_bytes // 4)
         session = self._session(baseline)
-        evaluation.feed(self._model, RecordingSession(session, self._recording), baseline.what)
-        self._budget = Budget(skeleton.toggles, self._recording, memory_bytes // 2 // workers.count)
-        self._groups = self._put_together(session if twin is None else None)
-        self._live_float = twin if twin is not None else lambda: session
-        ((_, self._quantized),) = self._outputs([baseline])
-        self._float = self._quantized if twin is None else self._outputs_of(twin())
-        self.fine = self._fine_metric()
-        evaluation.expect(self._reference)
+        evaluation.feed(self._model, RecordingSession(session, self.recording), baseline.what)
+        self._budget = Budget(skeleton.toggles, self.recording, memory_bytes // 2)
+        self.limit = self._budget.samples
+        self._in_float = None if twin is not None else session
+        self._groups = self._put_together()
+        ((_, self.baseline),) = self.outputs([baseline], self._groups)
+        self._live_float = session if twin is None else twin()
+        self.reference = self.baseline if twin is None else self._float_outputs()
+        self.fine, self.why_no_fine_metric = self._fine_metric()
+        evaluation.expect(self._expected)
 
     def measure(self, variants: Sequence[Variant]) -> Iterator[tuple[Variant, Record]]:
         """The records of variants, in the order in which they are done.
@@ -120,27 +140,43 @@ class Slices:
         EvalError, DataError, EngineError
             As the evaluation and the engine do.
         """
-        for variant, outputs in self._outputs(variants):
+        for variant, outputs in self.outputs(variants, self._groups):
             yield variant, self._evaluated(variant, outputs)
 
-    def noise_floor(self, baseline: Variant, record: Record) -> float:
-        """How far the baseline's metric moves when every weight moves by one unit in the last place."""
+    def noise_floor(self, baseline: Variant, record: Record) -> Record:
+        """How far the baseline's metric moves when every weight moves by one unit in the last place.
+
+        The loss by the fine metric is how far the mean of it moves.
+        """
         moved = self._slice(baseline)
         weights = {name: _next_float(moved.params[name]) for name in self._skeleton.toggles.operands}
         session = self._skeleton.engine.session(moved.replaced(params=moved.params.replaced(weights)))
-        return abs(self._evaluated(baseline, self._outputs_of(session)).metric - record.metric)
+        found = self._evaluated(baseline, self._outputs_of(session))
+        fine = {"fine": abs(float(np.mean(found.losses) - np.mean(record.losses)))} if found.losses else {}
+        return Record(abs(found.metric - record.metric), fine)
 
-    def _session(self, variant: Variant) -> Session:
-        return self._skeleton.engine.session(reuse_names(merge([self._slice(variant)]).model))
+    def evaluate(self, variant: Variant, outputs: Callable[[int], list[np.ndarray]]) -> Record:
+        """What the evaluation says of outputs by recorded call, without losses by the fine metric."""
+        with ReplaySession(self.recording, outputs, lambda: self._session(variant), variant.what) as session:
+            return self._evaluation.measure_on(self._model, session, variant.what, variant.make)
 
-    def _slice(self, variant: Variant) -> Model:
-        return self._skeleton.toggles.variant(_switched(variant))
+    def outputs(
+        self, variants: Sequence[Variant], batches: Sequence[Batch], share: float = 1.0
+    ) -> Iterator[tuple[Variant, Outputs]]:
+        """Run variants; each with its outputs by piece, which stay readable while they are held.
 
-    def _outputs(self, variants: Sequence[Variant]) -> Iterator[tuple[Variant, _Outputs]]:
-        """Run variants; each with its outputs, which stay readable while they are held."""
+        Parameters
+        ----------
+        variants : sequence of Variant
+            At least one.
+        batches : sequence of Batch
+        share : float
+            Of the memory that there is for outputs.
+        """
         chunks = self._budget.chunks(variants, _switched, self._workers.count)
         columns: dict[int, tuple[tuple[int, ...], ...]] = {}
-        spools = {number: Spool(self._memory // 4 // len(chunks)) for number in range(len(chunks))}
+        room = int(self._memory // 4 // max(1, len(chunks)) * share)
+        kept = {number: Keeper(room, f"outputs of {len(chunk)} variants") for number, chunk in enumerate(chunks)}
 
         def program(number: int) -> Model:
             merged = merge([self._slice(variant) for variant in chunks[number]])
@@ -148,52 +184,124 @@ class Slices:
             return reuse_names(merged.model)
 
         programs = [partial(program, number) for number in range(len(chunks))]
-        batches = [partial(group.feed, self._recording) for group in self._groups]
-        if not batches:
-            yield from ((variant, _Outputs(Spool(), ())) for variant in variants)
-        for done in self._workers.run(self._skeleton.engine, programs, batches) if batches else ():
-            for outputs in self._groups[done.batch].split(done.outputs):
-                spools[done.program].add(outputs)
+        feeds = [partial(batch.feed, self.recording) for batch in batches]
+        if not feeds:
+            yield from ((variant, Outputs(Spool(), (), self._again(variant, batches))) for variant in variants)
+        for done in self._workers.run(self._skeleton.engine, programs, feeds) if feeds else ():
+            for outputs in batches[done.batch].split(done.outputs):
+                kept[done.program].add(outputs)
             if done.batch == len(batches) - 1:
-                spool = spools.pop(done.program)
+                spool = kept.pop(done.program).spool
                 for variant, found in zip(chunks[done.program], columns[done.program], strict=True):
-                    yield variant, _Outputs(spool, found)
+                    yield variant, Outputs(spool, found, self._again(variant, batches))
 
-    def _outputs_of(self, session: Session) -> _Outputs:
-        spool = Spool(self._memory // 8)
+    def units(self) -> Units:
+        """What can be run on its own: samples, unless those of a batch depend on each other."""
+        return Units(self.recording, single=self._can_gather())
+
+    def _session(self, variant: Variant) -> Session:
+        return self._skeleton.engine.session(self._slice(variant))
+
+    def _slice(self, variant: Variant) -> Model:
+        return self._skeleton.toggles.variant(_switched(variant))
+
+    def _again(self, variant: Variant, batches: Sequence[Batch]) -> Again:
+        """Runs pieces anew: recorded calls, or batches that are not taken apart."""
+        if batches is self._groups:
+            return Again(lambda: self._session(variant), self.recording.feed)
+        return Again(lambda: self._session(variant), lambda number: batches[number].feed(self.recording))
+
+    def _float_outputs(self) -> Outputs | None:
+        """None where the float model has another interface, which a function may know how to deal with."""
+        session = self._live_float
+        ours, theirs = ((len(s.feed_names), len(s.fetch_names)) for s in (self.recording, session))
+        return self._outputs_of(session) if ours == theirs else None
+
+    def _fine_metric(self) -> tuple[FineMetric | None, str]:
+        """The finer metric, or why there is none."""
+        if not self.recording.calls:
+            return None, "No finer metric and no intervals: the evaluation ran the model on nothing."
+        if self.reference is None or [a.shape for a in self.reference(0)] != [a.shape for a in self.baseline(0)]:
+            return None, "No finer metric and no intervals: the outputs of the float model have another form."
+        fine = choose(self.reference(0), self.recording.samples(0))
+        return fine, "" if fine is not None else why_none(self.reference(0), self.recording.samples(0))
+
+    def _outputs_of(self, session: Session) -> Outputs:
+        kept = Keeper(self._memory // 8, "outputs of a model")
         for group in self._groups:
-            batch = group.feed(self._recording).values()
-            for outputs in group.split(session.run(dict(zip(session.feed_names, batch, strict=True)))):
-                spool.add(outputs)
-        return _Outputs(spool, tuple(range(len(session.fetch_names))))
+            for outputs in group.split(in_order(session, group.feed(self.recording))):
+                kept.add(outputs)
+        return Outputs(kept.spool, range(len(session.fetch_names)), Again(lambda: session, self.recording.feed))
 
-    def _evaluated(self, variant: Variant, outputs: _Outputs) -> Record:
-        with ReplaySession(self._recording, outputs, lambda: self._session(variant), variant.what) as session:
-            record = self._evaluation.measure_on(self._model, session, variant.what, variant.make)
-        if self.fine is None:
+    def _evaluated(self, variant: Variant, outputs: Outputs) -> Record:
+        record = self.evaluate(variant, outputs)
+        if self.fine is None or self.reference is None:
             return record
-        losses = [self.fine.losses(self._float(call), outputs(call)) for call in range(self._recording.calls)]
+        losses = [self.fine.losses(self.reference(call), outputs(call)) for call in range(self.recording.calls)]
         return record._replace(losses=tuple(np.concatenate(losses).tolist()))
 
-    def _fine_metric(self) -> FineMetric | None:
-        if not self._recording.calls:
-            return None
-        return choose(self._float(0), self._recording.samples(0))
+    def _expected(self) -> Session:
+        assert self.reference is not None
+        float_model = _Renamed(self._live_float, self.recording)
+        return ReplaySession(self.recording, self.reference, lambda: float_model, "the float model")
 
-    def _reference(self) -> Session:
-        return ReplaySession(self._recording, self._float, self._live_float, "the float model")
+    def _float_slice(self) -> Session:
+        if self._in_float is None:
+            self._in_float = self._skeleton.engine.session(self._skeleton.toggles.variant(Switched.both(())))
+        return self._in_float
 
-    def _put_together(self, in_float: Session | None) -> list[Group]:
+    def _put_together(self) -> list[Group]:
         """Batches put together, where that leaves the outputs of every sample what they are."""
-        groups = together(self._recording, self._budget.samples)
+        groups = together(self.recording, self.limit)
         first = next((group for group in groups if len(group.calls) > 1), None)
         if first is None or mixes_samples(self._skeleton.toggles.model):
-            return alone(self._recording)
-        session = in_float or self._skeleton.engine.session(self._skeleton.toggles.variant(Switched.both(())))
-        whole = first.split(session.run(first.feed(self._recording)))
-        apart = (session.run(self._recording.feed(call)) for call in first.calls)
+            return alone(self.recording)
+        session = self._float_slice()
+        whole = first.split(session.run(first.feed(self.recording)))
+        apart = (session.run(self.recording.feed(call)) for call in first.calls)
         equal = all(_close(a, b) for pair in zip(whole, apart, strict=True) for a, b in zip(*pair, strict=True))
-        return groups if equal else alone(self._recording)
+        return groups if equal else alone(self.recording)
+
+    def _can_gather(self) -> bool:
+        """Whether samples give the same outputs in other batches: tried with a few from all over the recording."""
+        if any(port.shape[:1] != (-1,) for port in self.recording.feeds) or mixes_samples(self._skeleton.toggles.model):
+            return False
+        session = self._float_slice()
+        units = Units(self.recording, single=True)
+        for batch in units.batches(range(0, units.total, max(1, units.total // _TRIED)), self.limit):
+            apart: dict[int, list[np.ndarray]] = {
+                call: session.run(self.recording.feed(call)) for call in {call for call, _ in batch.places}
+            }
+            found = session.run(batch.feed(self.recording))
+            for i, (call, row) in enumerate(batch.places):
+                if any(a.shape[:1] != (self.recording.samples(call),) for a in apart[call]):
+                    return False
+                if not all(_close(a[i], b[row]) for a, b in zip(found, apart[call], strict=True)):
+                    return False
+        return True
+
+
+class _Renamed:
+    """A session whose inputs have the names of a recording, in the same order.
+
+    Parameters
+    ----------
+    session : Session
+    recording : Recording
+    """
+
+    def __init__(self, session: Session, recording: Recording) -> None:
+        self._session = session
+        self.feed_names = recording.feed_names
+        self.fetch_names = recording.fetch_names
+
+    def run(self, feed: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        """Run one batch."""
+        return in_order(self._session, {name: feed[name] for name in self.feed_names})
+
+    def stream(self, feed: Mapping[str, np.ndarray]) -> Iterator[np.ndarray]:
+        """Run one batch."""
+        yield from self.run(feed)
 
 
 def _switched(variant: Variant) -> Switched:
@@ -204,6 +312,7 @@ def _switched(variant: Variant) -> Switched:
 def _close(a: np.ndarray, b: np.ndarray) -> bool:
     if a.shape != b.shape:
         return False
+    a, b = a.astype(np.float64), b.astype(np.float64)
     return a.size == 0 or bool(np.abs(a - b).max() <= _SEPARABLE * np.abs(b).max())
 
 

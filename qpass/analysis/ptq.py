@@ -12,6 +12,7 @@ from qpass.analysis.budget import DEFAULT_MEMORY
 from qpass.analysis.evaluate import Evaluate, check_direction, evaluation
 from qpass.analysis.measuring import Variant
 from qpass.analysis.progress import Progress, Silent
+from qpass.analysis.race import check_confidence
 from qpass.analysis.result import AnalysisResult
 from qpass.analysis.skeleton import find_skeleton
 from qpass.analysis.sweep import BASELINE, REFERENCE, Plan, Resources, layer_key
@@ -48,6 +49,7 @@ def analyze_ptq(
     higher_is_better: bool = True,
     checkpoint: str | Path | None = None,
     resume: bool = False,
+    settle: float | None = None,
     progress: Progress | None = None,
     memory_bytes: int = DEFAULT_MEMORY,
     workers: Workers | int | None = None,
@@ -88,6 +90,10 @@ def analyze_ptq(
         File that gets a line after every layer.
     resume : bool
         Go on from the checkpoint.
+    settle : float, optional
+        Stop a layer when its place is settled, all places together with this confidence (0 to 1); the others run on
+        all samples. Layers are then ranked by the finer metric. An evaluation function has to give a score for each
+        sample. A race that was interrupted takes over settled layers and starts anew for the others.
     progress : Progress, optional
     memory_bytes : int
         What this process and each worker may take beyond what running the model takes, in bytes; fewer mean more and
@@ -115,6 +121,7 @@ def analyze_ptq(
         If the checkpoint belongs to another job.
     """
     check_direction(evaluate, higher_is_better)
+    check_confidence(settle)
     check_float(model)
     layers = unskipped(model, find_layers(model, op_types), skip_tensor_list)
     if not layers:
@@ -155,6 +162,7 @@ def analyze_ptq(
         skeleton=lambda: find_skeleton(inserted(()), model.params, layers, runner, fast=fast),
         twin=None,
         details=lambda layer: _thresholds(model, layer, table),
+        settle=settle,
         settings={
             "program": model.program_digest(),
             "params": model.params_digest(),

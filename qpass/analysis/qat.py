@@ -13,6 +13,7 @@ from qpass.analysis.budget import DEFAULT_MEMORY
 from qpass.analysis.evaluate import Evaluate, check_direction, check_interface, evaluation
 from qpass.analysis.measuring import Variant
 from qpass.analysis.progress import Progress, Silent
+from qpass.analysis.race import check_confidence
 from qpass.analysis.result import AnalysisResult
 from qpass.analysis.skeleton import Skeleton, find_skeleton
 from qpass.analysis.sweep import BASELINE, REFERENCE, Plan, Resources, layer_key
@@ -49,6 +50,7 @@ def analyze_qat(
     higher_is_better: bool = True,
     checkpoint: str | Path | None = None,
     resume: bool = False,
+    settle: float | None = None,
     progress: Progress | None = None,
     memory_bytes: int = DEFAULT_MEMORY,
     workers: Workers | int | None = None,
@@ -74,7 +76,7 @@ def analyze_qat(
         Quantized layer -> float layer, where alignment needs help.
     qat_metric : float, optional
         Metric of the quantized model where it is known; None computes it.
-    checkpoint, resume, progress, memory_bytes, workers
+    checkpoint, resume, settle, progress, memory_bytes, workers
         As in `analyze_ptq`.
 
     Returns
@@ -96,6 +98,7 @@ def analyze_qat(
         If the checkpoint belongs to another job.
     """
     check_direction(evaluate, higher_is_better)
+    check_confidence(settle)
     sites = find_sites(quantized)
     check_pair(sites, float_model)
     layers = quantized_layers(quantized, sites, op_types)
@@ -137,6 +140,7 @@ def analyze_qat(
         skeleton=skeleton,
         twin=lambda: runner.session(twin),
         details=lambda layer: _thresholds(layer, sites),
+        settle=settle,
         settings={
             "program": quantized.program_digest(),
             "params": quantized.params_digest(),

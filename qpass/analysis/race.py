@@ -81,8 +81,7 @@ class Race:
             raise UsageError("names of layers are not unique", where="race")
         if total < 1:
             raise UsageError(f"the number of samples is {total}, expected 1 or more", where="race")
-        if not 0 < confidence < 1:
-            raise UsageError(f"the confidence is {confidence}, expected a number between 0 and 1", where="confidence")
+        check_confidence(confidence)
         if hardness is not None and hardness.shape != (total,):
             raise UsageError(f"hardness of shape {list(hardness.shape)}, expected one of {total} samples", where="race")
         self._names = tuple(names)
@@ -211,6 +210,21 @@ class Race:
             certain = (np.abs(mean) > wide) & (freedom > FIRST_LOOK - 2)
             apart[i] |= certain & (np.count_nonzero(difference, axis=1) >= differing)
         return np.asarray(apart.all(axis=1))
+
+
+def check_confidence(confidence: float | None) -> None:
+    """Refuse what is no confidence; None is for no race.
+
+    Raises
+    ------
+    UsageError
+        If it is not between 0 and 1.
+    """
+    if confidence is not None and not 0 < confidence < 1:
+        raise UsageError(
+            f"the confidence is {confidence}, expected a number between 0 and 1, such as {CONFIDENCE}",
+            where="settle",
+        )
 
 
 def _estimated(strata: Sequence[tuple[np.ndarray, int]], total: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

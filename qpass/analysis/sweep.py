@@ -19,6 +19,7 @@ from qpass.analysis.fine_metric import FineMetric
 from qpass.analysis.measuring import Slices, Variant
 from qpass.analysis.progress import Progress, Silent
 from qpass.analysis.result import AnalysisResult, LayerResult, Mode, sign_of
+from qpass.analysis.settle import Settled, Settling
 from qpass.analysis.skeleton import Skeleton
 from qpass.errors import UsageError
 from qpass.quant.layers import Layer
@@ -93,6 +94,8 @@ class Plan:
         What identifies the job, besides evaluation and data.
     known_baseline : float, optional
         The baseline's metric, where it is known.
+    settle : float, optional
+        Stop layers whose places are settled, all of them together with this confidence; see `settle.py`.
     """
 
     mode: Mode
@@ -107,6 +110,7 @@ class Plan:
     details: Callable[[Layer], Mapping[str, float]]
     settings: Mapping[str, str]
     known_baseline: float | None = None
+    settle: float | None = None
 
     def run(self, resources: Resources) -> AnalysisResult:
         """Measure everything; the ranking.
@@ -129,12 +133,12 @@ class Plan:
         with store as done:
             resources.progress.start(len(self.layers), sum(layer_key(layer) in done.done for layer in self.layers))
             skeleton = self.skeleton()
-            if skeleton is None:
+            measured = (
                 self._measure_whole(done, resources)
-                fine = None
-            else:
-                fine = self._measure_slices(done, resources, skeleton)
-            return self._result(dict(done.done), settings, fine)
+                if skeleton is None
+                else self._measure_slices(done, resources, skeleton)
+            )
+            return self._result(dict(done.done), settings, measured)
 
     def _settings(self) -> dict[str, str]:
         return {
@@ -143,6 +147,7 @@ class Plan:
             "evaluation": self.evaluation.name,
             "data": self.evaluation.data_digest(),
             "higher_is_better": str(self.higher_is_better),
+            **({} if self.settle is None else {"settle": str(self.settle)}),
             **self.settings,
         }
 
@@ -150,15 +155,22 @@ class Plan:
         """In the order of where they differ from the baseline, so that little of what they share is held at a time."""
         return [*map(self.variant, self.layers), self.baseline, self.reference]
 
-    def _measure_whole(self, store: _Store, resources: Resources) -> None:
+    def _measure_whole(self, store: _Store, resources: Resources) -> _Measured:
+        if self.settle is not None:
+            raise UsageError(
+                "layers can be stopped only where all are run together, which is not possible here",
+                where="settle",
+                hint="leave settle out, or use the engine 'inference' or 'executor' without simulate",
+            )
         keep = _Keeper(store, self.layers, resources.progress)
         *layers, baseline, reference = self._variants()
         for variant in (baseline, reference, *layers):
             if variant.key not in store.done and not (variant is baseline and self.known_baseline is not None):
                 keep(variant, self.evaluation.measure(variant.make(), variant.what))
+        return _Measured()
 
-    def _measure_slices(self, store: _Store, resources: Resources, skeleton: Skeleton) -> FineMetric | None:
-        """Measure what is not in the store; the fine metric."""
+    def _measure_slices(self, store: _Store, resources: Resources, skeleton: Skeleton) -> _Measured:
+        """Measure what is not in the store."""
         keep = _Keeper(store, self.layers, resources.progress)
         slices = Slices(
             skeleton,
@@ -168,19 +180,28 @@ class Plan:
             memory_bytes=resources.memory_bytes,
             workers=resources.workers,
         )
-        wanted = [variant for variant in self._variants() if variant.key not in store.done]
+        ends = (self.baseline, self.reference)
+        wanted = [
+            variant
+            for variant in (ends if self.settle is not None else self._variants())
+            if variant.key not in store.done
+        ]
         for variant in wanted:
             if variant.on is None:
                 keep(variant, self.evaluation.measure(variant.make(), variant.what))
         for variant, record in slices.measure([variant for variant in wanted if variant.on is not None]):
             keep(variant, record)
+        remarks = [slices.why_no_fine_metric]
+        settled = None
+        if self.settle is not None:
+            settling = Settling(slices, self.evaluation, self.mode, self.baseline, store.done[BASELINE], self.settle)
+            settled = settling.run({layer.name: self.variant(layer) for layer in self.layers}, store.done, keep)
+            remarks += settled.remarks
         if self.mode == "qat" and NOISE not in store.done:
-            store.add(NOISE, Record(slices.noise_floor(self.baseline, store.done[BASELINE]), {}))
-        return slices.fine
+            store.add(NOISE, slices.noise_floor(self.baseline, store.done[BASELINE]))
+        return _Measured(slices.fine, settled, tuple(filter(None, remarks)))
 
-    def _result(
-        self, records: Mapping[str, Record], settings: Mapping[str, str], fine: FineMetric | None
-    ) -> AnalysisResult:
+    def _result(self, records: dict[str, Record], settings: Mapping[str, str], measured: _Measured) -> AnalysisResult:
         baseline = records[BASELINE].metric if self.known_baseline is None else self.known_baseline
         sign = sign_of(self.mode, self.higher_is_better)
         by_layer = {layer.name: records[layer_key(layer)] for layer in self.layers}
@@ -202,17 +223,27 @@ class Plan:
             ),
             settings=settings,
         )
+        settled = measured.settled
+        start = records.get(BASELINE) if settled is None else settled.baseline
+        weights = {} if settled is None else settled.weights
+        floor = records.get(NOISE)
         return assemble(
             result,
-            fine=None if fine is None else _fine_scores(fine, by_layer, records[BASELINE]),
-            scores=self._user_scores(by_layer, records.get(BASELINE)),
-            noise_floor=records[NOISE].metric if NOISE in records else None,
+            fine=_fine_scores(measured.fine, by_layer, start, weights),
+            scores=self._user_scores(by_layer, start, weights),
+            race=None if settled is None else settled.race,
+            noise_floor=None if floor is None else floor.metric,
+            remarks=[*measured.remarks, *_fine_floor(measured.fine, floor)],
         )
 
-    def _user_scores(self, by_layer: Mapping[str, Record], baseline: Record | None) -> SampleScores | None:
+    def _user_scores(
+        self, by_layer: Mapping[str, Record], baseline: Record | None, weights: Mapping[int, np.ndarray]
+    ) -> SampleScores | None:
         if baseline is None or not baseline.scores:
             return None
-        if any(len(record.scores) != len(baseline.scores) for record in by_layer.values()):
+        if any(not 0 < len(record.scores) <= len(baseline.scores) for record in by_layer.values()):
+            return None
+        if self.settle is None and any(len(record.scores) < len(baseline.scores) for record in by_layer.values()):
             return None
         return SampleScores(
             self.evaluation.name,
@@ -220,12 +251,36 @@ class Plan:
             {layer: np.array(record.scores) for layer, record in by_layer.items()},
             np.array(baseline.scores),
             self.higher_is_better,
+            weights,
         )
 
 
-def _fine_scores(fine: FineMetric, by_layer: Mapping[str, Record], baseline: Record) -> SampleScores:
+@dataclass(frozen=True)
+class _Measured:
+    """What is known of a sweep besides the records."""
+
+    fine: FineMetric | None = None
+    settled: Settled | None = None
+    remarks: tuple[str, ...] = ()
+
+
+def _fine_scores(
+    fine: FineMetric | None,
+    by_layer: Mapping[str, Record],
+    baseline: Record | None,
+    weights: Mapping[int, np.ndarray],
+) -> SampleScores | None:
+    if fine is None or baseline is None:
+        return None
     layers = {layer: np.array(record.losses) for layer, record in by_layer.items()}
-    return SampleScores(fine.name, fine.why, layers, np.array(baseline.losses))
+    return SampleScores(fine.name, fine.why, layers, np.array(baseline.losses), weights=weights)
+
+
+def _fine_floor(fine: FineMetric | None, floor: Record | None) -> list[str]:
+    """A sentence: how far the finer metric moves by rounding alone."""
+    if fine is None or floor is None or "fine" not in floor.details:
+        return []
+    return [f"The noise floor of the {fine.name} is {floor.details['fine']:.2g}."]
 
 
 class _Store(Protocol):

@@ -65,6 +65,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--statistics", action="store_true", help="also write statistic.csv and box plots")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in DIR")
+    parser.add_argument(
+        "--settle",
+        type=finite,
+        nargs="?",
+        const=0.95,
+        metavar="CONFIDENCE",
+        help="stop a layer when its place is settled, all together with this confidence (0.95); --eval gives scores",
+    )
     add_hardware(parser)
     rule = parser.add_mutually_exclusive_group()
     rule.add_argument("--top", type=natural, metavar="K", help="skip list: the K most sensitive layers")
@@ -157,6 +165,7 @@ def make_job(args: argparse.Namespace, model: Model, bar: Bar) -> Job:
             save_dir=folder,
             options=options,
             resume=args.resume,
+            settle=args.settle,
             num_histogram_plots=args.plots,
             progress=bar,
             hardware=hardware,
@@ -172,6 +181,7 @@ def make_job(args: argparse.Namespace, model: Model, bar: Bar) -> Job:
         mapping=None if args.map is None else read_mapping(args.map),
         qat_metric=args.qat_metric,
         resume=args.resume,
+        settle=args.settle,
         num_histogram_plots=args.plots,
         progress=bar,
         hardware=hardware,

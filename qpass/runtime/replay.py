@@ -11,7 +11,7 @@ import hashlib
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 
 import numpy as np
@@ -125,6 +125,10 @@ class Recording:
     def feed(self, index: int) -> dict[str, np.ndarray]:
         """The feed of an index, as arrays that the caller owns."""
         return dict(zip(self.feed_names, self._spool[index], strict=True))
+
+    def rows(self, index: int, rows: Sequence[int]) -> dict[str, np.ndarray]:
+        """Some rows along axis 0 of every input in the feed of an index, as arrays that the caller owns."""
+        return {name: self._spool.rows(index, i, rows) for i, name in enumerate(self.feed_names)}
 
     def shapes(self, index: int) -> list[tuple[int, ...]]:
         """Shapes of the inputs in the feed of an index."""

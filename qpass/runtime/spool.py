@@ -90,6 +90,22 @@ class Spool:
         """
         return [self._read(self._items[index][position]) for position in positions]
 
+    def rows(self, index: int, position: int, rows: Sequence[int]) -> np.ndarray:
+        """Some rows along axis 0 of one array of the list of an index, as an array that the caller owns.
+
+        Raises
+        ------
+        DataError
+            If the disk does not give them back.
+        """
+        place = self._items[index][position]
+        array = np.empty((len(rows), *place.shape[1:]), place.dtype)
+        view = flat_bytes(array).data
+        size = len(view) // len(rows) if rows else 0
+        for i, row in enumerate(rows):
+            self._fill(place, row * size, view[i * size : (i + 1) * size])
+        return array
+
     def shapes(self, index: int) -> list[tuple[int, ...]]:
         """Shapes of the arrays of the list of an index."""
         return [place.shape for place in self._items[index]]
