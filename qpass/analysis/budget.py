@@ -47,6 +47,7 @@ class Budget:
     toggles : Toggles
     recording : Recording
     memory_bytes : int
+        Half of what the sweep may take; the other half is for feeds and outputs.
 
     Attributes
     ----------
@@ -71,7 +72,7 @@ class Budget:
         if most * self._sample_bytes > memory_bytes:
             raise UsageError(
                 f"the memory is too little for one batch of {most} samples: it needs about "
-                f"{_mebibytes(2 * most * self._sample_bytes)} MiB, and has {_mebibytes(memory_bytes)} MiB",
+                f"{_mebibytes(2 * most * self._sample_bytes)} MiB, and has {2 * memory_bytes // (1 << 20)} MiB",
                 where="memory",
                 hint="give more memory or smaller batches",
             )
