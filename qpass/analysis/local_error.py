@@ -84,11 +84,14 @@ class Twins:
         By layer, for each of its ops: the column of the float output and that of the quantized one.
     inputs : Mapping[str, tuple of int]
         By layer, for each of its ops: the column of the float input.
+    finals : tuple of int
+        The columns of the float model's own outputs.
     """
 
     model: Model
     outputs: Mapping[str, tuple[tuple[int, int], ...]]
     inputs: Mapping[str, tuple[int, ...]]
+    finals: tuple[int, ...]
 
 
 def find_toggles_of(subject: Subject) -> Toggles | None:
@@ -111,15 +114,16 @@ def make_twins(toggles: Toggles, layers: Sequence[str]) -> Twins:
     }
     refs = list(dict.fromkeys(ref for each in (results, reads) for of_layer in each.values() for ref in of_layer))
     twins = [fetching(toggles.variant(Switched.both((name,))), results[name]) for name in results]
-    merged = merge([fetching(whole, refs), *twins])
+    merged = merge([fetching(whole, refs), whole, *twins])
     column = dict(zip(refs, merged.columns[0], strict=True))
     return Twins(
         merged.model,
         {
             name: tuple(zip([column[ref] for ref in results[name]], columns, strict=True))
-            for name, columns in zip(results, merged.columns[1:], strict=True)
+            for name, columns in zip(results, merged.columns[2:], strict=True)
         },
         {name: tuple(column[ref] for ref in of_layer) for name, of_layer in reads.items()},
+        merged.columns[1],
     )
 
 
@@ -216,22 +220,28 @@ def _portions(
     toggles: Toggles, layers: Sequence[str], feed: Mapping[str, np.ndarray], memory_bytes: int
 ) -> Iterator[list[str]]:
     """Cut layers into runs of which each returns no more than the memory takes; one layer at least."""
-    whole = toggles.variant(Switched.both(()))
-    shapes = infer_shapes(whole, {name: array.shape for name, array in feed.items()})
     names: list[str] = []
     total = 0
-    for layer in select(find_layers(whole), layers):
-        size = 0
-        for op in layer.ops:
-            one = whole.graph.by_uid[op.uid]
-            result, read = one.output(op.output.slot)[0], one.input(op.activation.slot)[0]
-            size += _VALUE_BYTES * sum(math.prod(shapes.get(name, ())) for name in (result, result, read))
+    for name, size in value_bytes(toggles, layers, feed).items():
         if names and total + size > memory_bytes:
             yield names
             names, total = [], 0
-        names.append(layer.name)
+        names.append(name)
         total += size
     yield names
+
+
+def value_bytes(toggles: Toggles, layers: Sequence[str], feed: Mapping[str, np.ndarray]) -> Mapping[str, int]:
+    """By layer: bytes of the inputs of its ops, of their outputs and of those of their twins, for one batch."""
+    whole = toggles.variant(Switched.both(()))
+    shapes = infer_shapes(whole, {name: array.shape for name, array in feed.items()})
+    sizes = {}
+    for layer in select(find_layers(whole), layers):
+        ops = [(whole.graph.by_uid[op.uid], op) for op in layer.ops]
+        results = [one.output(op.output.slot)[op.output.index] for one, op in ops]
+        reads = [one.input(op.activation.slot)[op.activation.index] for one, op in ops]
+        sizes[layer.name] = sum(_VALUE_BYTES * math.prod(shapes.get(name, ())) for name in (*results, *results, *reads))
+    return sizes
 
 
 _VALUE_BYTES = 4

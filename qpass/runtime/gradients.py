@@ -73,25 +73,19 @@ class Gradients:
         """By value: whether the targets depend on it."""
         return tuple(name is not None for name in self._columns)
 
-    def run(
-        self, feed: Mapping[str, np.ndarray], directions: Mapping[str, np.ndarray], fetch: Sequence[str] = ()
-    ) -> tuple[list[np.ndarray | None], list[np.ndarray]]:
-        """Gradients for one batch of ``sum(direction * target)`` over all targets, and values of the forward pass.
+    def run(self, feed: Mapping[str, np.ndarray], directions: Mapping[str, np.ndarray]) -> list[np.ndarray | None]:
+        """Gradients for one batch of ``sum(direction * target)``, over all elements of all targets.
 
         Parameters
         ----------
         feed : Mapping[str, np.ndarray]
         directions : Mapping[str, np.ndarray]
             By target, in its shape.
-        fetch : sequence of str
-            Names of values to return too.
 
         Returns
         -------
         list of np.ndarray or None
             By value, in its shape; None where no target depends on it.
-        list of np.ndarray
-            What `fetch` names.
 
         Raises
         ------
@@ -105,14 +99,11 @@ class Gradients:
         wanted = [name for name in self._columns if name is not None]
         try:
             with legacy_static():
-                found = self._executor.run(
-                    self._program, feed=batch, fetch_list=[*wanted, *fetch], scope=self._scope, return_numpy=True
-                )
+                found = self._executor.run(self._program, feed=batch, fetch_list=wanted, scope=self._scope)
         except PADDLE_ERRORS as e:
             raise engine_error("the executor failed while it ran the model backward", e) from e
-        arrays = dict(zip(wanted, found, strict=False))
-        gradients = [None if name is None else arrays[name] for name in self._columns]
-        return gradients, list(found[len(wanted) :])
+        arrays = dict(zip(wanted, found, strict=True))
+        return [None if name is None else arrays[name] for name in self._columns]
 
 
 def _seed(block: Any, start: Any) -> Any:
