@@ -14,7 +14,7 @@ Accuracy changes only when an answer flips, so a few hundred images leave most l
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -165,6 +165,19 @@ def choose(reference: Sequence[np.ndarray], samples: int) -> FineMetric | None:
     if logits:
         return LostProbability((), logits)
     return NoiseShare(tuple(apart)) if apart else None
+
+
+def losses_of(
+    fine: FineMetric, pairs: Iterable[tuple[Sequence[np.ndarray], Sequence[np.ndarray]]]
+) -> tuple[float, ...]:
+    """Losses of all samples: of the float model's and a variant's outputs, batch by batch.
+
+    Raises
+    ------
+    EvalError
+        If outputs are missing, differ in shape, or are not finite.
+    """
+    return tuple(np.concatenate([fine.losses(reference, outputs) for reference, outputs in pairs]).tolist())
 
 
 def why_none(reference: Sequence[np.ndarray], samples: int) -> str:

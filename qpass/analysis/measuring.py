@@ -14,11 +14,12 @@ import numpy as np
 from qpass.analysis.budget import Budget
 from qpass.analysis.checkpoint import Record
 from qpass.analysis.evaluate import Evaluation
-from qpass.analysis.fine_metric import FineMetric, choose, why_none
+from qpass.analysis.fine_metric import FineMetric, choose, losses_of, why_none
 from qpass.analysis.gathering import Units
 from qpass.analysis.grouping import Group, alone, together
 from qpass.analysis.outputs import Again, Keeper, Outputs, in_order
 from qpass.analysis.skeleton import Skeleton
+from qpass.errors import EvalError
 from qpass.ir.model import Model
 from qpass.quant.toggles import Switched, mixes_samples
 from qpass.rewrite.merge import merge
@@ -129,7 +130,7 @@ class Slices:
         ((_, self.baseline),) = self.outputs([baseline], self._groups)
         self._live_float = session if twin is None else twin()
         self.reference = self.baseline if twin is None else self._float_outputs()
-        self.fine, self.why_no_fine_metric = self._fine_metric()
+        self.fine, self.why_no_fine_metric = find_fine_metric(self.recording, self.reference, self.baseline)
         evaluation.expect(self._expected)
 
     def measure(self, variants: Sequence[Variant]) -> Iterator[tuple[Variant, Record]]:
@@ -217,15 +218,6 @@ class Slices:
         ours, theirs = ((len(s.feed_names), len(s.fetch_names)) for s in (self.recording, session))
         return self._outputs_of(session) if ours == theirs else None
 
-    def _fine_metric(self) -> tuple[FineMetric | None, str]:
-        """The finer metric, or why there is none."""
-        if not self.recording.calls:
-            return None, "No finer metric and no intervals: the evaluation ran the model on nothing."
-        if self.reference is None or [a.shape for a in self.reference(0)] != [a.shape for a in self.baseline(0)]:
-            return None, "No finer metric and no intervals: the outputs of the float model have another form."
-        fine = choose(self.reference(0), self.recording.samples(0))
-        return fine, "" if fine is not None else why_none(self.reference(0), self.recording.samples(0))
-
     def _outputs_of(self, session: Session) -> Outputs:
         kept = Keeper(self._memory // 8, "outputs of a model")
         for group in self._groups:
@@ -237,8 +229,12 @@ class Slices:
         record = self.evaluate(variant, outputs)
         if self.fine is None or self.reference is None:
             return record
-        losses = [self.fine.losses(self.reference(call), outputs(call)) for call in range(self.recording.calls)]
-        return record._replace(losses=tuple(np.concatenate(losses).tolist()))
+        pairs = ((self.reference(call), outputs(call)) for call in range(self.recording.calls))
+        try:
+            return record._replace(losses=losses_of(self.fine, pairs))
+        except EvalError as e:
+            self.why_no_fine_metric = f"No finer metric and no intervals: {variant.what}, {e}."
+            return record
 
     def _expected(self) -> Session:
         assert self.reference is not None
@@ -279,6 +275,27 @@ class Slices:
                 if not all(_close(a[i], b[row]) for a, b in zip(found, apart[call], strict=True)):
                     return False
         return True
+
+
+def find_fine_metric(
+    recording: Recording, reference: Outputs | None, baseline: Outputs
+) -> tuple[FineMetric | None, str]:
+    """The finer metric for what was recorded, and where there is none a sentence for the report.
+
+    Parameters
+    ----------
+    recording : Recording
+    reference : Outputs or None
+        Of the float model, by call; None where they are not known.
+    baseline : Outputs
+        Of the model that layers are compared with, by call.
+    """
+    if not recording.calls:
+        return None, "No finer metric and no intervals: the evaluation ran the model on nothing."
+    if reference is None or [a.shape for a in reference(0)] != [a.shape for a in baseline(0)]:
+        return None, "No finer metric and no intervals: the float model has other inputs or outputs."
+    fine = choose(reference(0), recording.samples(0))
+    return fine, "" if fine is not None else why_none(reference(0), recording.samples(0))
 
 
 class _Renamed:

@@ -159,6 +159,7 @@ def analyze_ptq(
         reference=variant(REFERENCE, "all layers quantized", [layer.name for layer in layers]),
         layers=layers,
         variant=lambda layer: variant(layer_key(layer), f"layer {layer.name!r} quantized alone", [layer.name]),
+        engine=runner,
         skeleton=lambda: find_skeleton(inserted(()), model.params, layers, runner, fast=fast),
         twin=None,
         details=lambda layer: _thresholds(model, layer, table),

@@ -137,6 +137,7 @@ def analyze_qat(
         reference=Variant(REFERENCE, "the float model", lambda: twin),
         layers=layers,
         variant=without,
+        engine=runner,
         skeleton=skeleton,
         twin=lambda: runner.session(twin),
         details=lambda layer: _thresholds(layer, sites),

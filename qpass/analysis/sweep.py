@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -21,9 +22,10 @@ from qpass.analysis.progress import Progress, Silent
 from qpass.analysis.result import AnalysisResult, LayerResult, Mode, sign_of
 from qpass.analysis.settle import Settled, Settling
 from qpass.analysis.skeleton import Skeleton
+from qpass.analysis.whole import WholeModels
 from qpass.errors import UsageError
 from qpass.quant.layers import Layer
-from qpass.runtime.engine import Session
+from qpass.runtime.engine import Engine, Session
 from qpass.runtime.jobs import InProcess, Workers
 
 BASELINE, REFERENCE, NOISE = "baseline", "reference", "noise floor"
@@ -84,6 +86,8 @@ class Plan:
         In program order.
     variant : callable
         The variant of one layer.
+    engine : Engine
+        Runs whole models.
     skeleton : callable
         Makes the program that variants are slices of; None where they are measured as whole models.
     twin : callable or None
@@ -105,6 +109,7 @@ class Plan:
     reference: Variant
     layers: Sequence[Layer]
     variant: Callable[[Layer], Variant]
+    engine: Engine
     skeleton: Callable[[], Skeleton | None]
     twin: Callable[[], Session] | None
     details: Callable[[Layer], Mapping[str, float]]
@@ -163,11 +168,26 @@ class Plan:
                 hint="leave settle out, or use the engine 'inference' or 'executor' without simulate",
             )
         keep = _Keeper(store, self.layers, resources.progress)
-        *layers, baseline, reference = self._variants()
-        for variant in (baseline, reference, *layers):
-            if variant.key not in store.done and not (variant is baseline and self.known_baseline is not None):
-                keep(variant, self.evaluation.measure(variant.make(), variant.what))
-        return _Measured()
+        models = WholeModels(
+            self.engine, self.evaluation, self.baseline, self.twin, memory_bytes=resources.memory_bytes
+        )
+        if BASELINE not in store.done:
+            keep(self.baseline, models.baseline)
+        if REFERENCE not in store.done:
+            keep(self.reference, self.evaluation.measure(self.reference.make(), self.reference.what))
+        for variant in map(self.variant, self.layers):
+            if variant.key not in store.done:
+                keep(variant, models.measure(variant))
+        return self._complete(_Measured(models.fine, None, (models.why_no_fine_metric,)), store)
+
+    def _complete(self, measured: _Measured, store: _Store) -> _Measured:
+        """Without the finer metric where a layer has no losses by it."""
+        records = [store.done[BASELINE], *(store.done[layer_key(layer)] for layer in self.layers)]
+        remarks = tuple(filter(None, measured.remarks))
+        if measured.fine is None or all(record.losses for record in records):
+            return dataclasses.replace(measured, remarks=remarks)
+        why = "No finer metric and no intervals: outputs of a layer's variant could not be compared."
+        return dataclasses.replace(measured, fine=None, remarks=remarks or (why,))
 
     def _measure_slices(self, store: _Store, resources: Resources, skeleton: Skeleton) -> _Measured:
         """Measure what is not in the store."""
@@ -191,15 +211,15 @@ class Plan:
                 keep(variant, self.evaluation.measure(variant.make(), variant.what))
         for variant, record in slices.measure([variant for variant in wanted if variant.on is not None]):
             keep(variant, record)
-        remarks = [slices.why_no_fine_metric]
+        remarks: tuple[str, ...] = ()
         settled = None
         if self.settle is not None:
             settling = Settling(slices, self.evaluation, self.mode, self.baseline, store.done[BASELINE], self.settle)
             settled = settling.run({layer.name: self.variant(layer) for layer in self.layers}, store.done, keep)
-            remarks += settled.remarks
+            remarks = settled.remarks
         if self.mode == "qat" and NOISE not in store.done:
             store.add(NOISE, slices.noise_floor(self.baseline, store.done[BASELINE]))
-        return _Measured(slices.fine, settled, tuple(filter(None, remarks)))
+        return self._complete(_Measured(slices.fine, settled, (slices.why_no_fine_metric, *remarks)), store)
 
     def _result(self, records: dict[str, Record], settings: Mapping[str, str], measured: _Measured) -> AnalysisResult:
         baseline = records[BASELINE].metric if self.known_baseline is None else self.known_baseline
