@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
 
-from qpass.errors import EngineError
+from qpass.errors import EngineError, UsageError
 from qpass.ir.model import Model
 from qpass.runtime.engine import Engine
 from qpass.runtime.jobs import Done, Feed, Workers
-from qpass.runtime.pool import ExecutorWorkers
+from qpass.runtime.pool import ExecutorWorkers, library
 
 _INSTALL = "pip install 'qpass[distributed]', on the workers too"
-_SECONDS = 30
+_HINT = "give the address that `dask scheduler` prints, as tcp://host:8786"
+_ADDRESS = re.compile(r"((tcp|tls|ws|wss|ucx)://)?[^\s/]+:\d+")
+_SECONDS = 10
 """How long to wait for the scheduler, and for its first worker."""
 
 
@@ -31,9 +34,14 @@ def cluster(address: str) -> Iterator[Workers]:
 
     Raises
     ------
+    UsageError
+        If it is no address.
     EngineError
-        If Dask distributed is not installed, or there is no scheduler at the address, or none with workers.
+        If Dask distributed is not installed, there is no scheduler at the address, it has no workers, or workers with
+        other versions.
     """
+    if not _ADDRESS.fullmatch(address):
+        raise UsageError(f"{address!r} is no address of a Dask scheduler", where="scheduler", hint=_HINT)
     try:
         import dask
         from distributed import Client
@@ -41,11 +49,9 @@ def cluster(address: str) -> Iterator[Workers]:
         raise EngineError(f"Dask distributed cannot be imported ({e})", where="scheduler", hint=_INSTALL) from e
     try:
         client = Client(address, timeout=_SECONDS, set_as_default=False)
-    except (OSError, ValueError, TypeError, TimeoutError) as e:
+    except (OSError, TimeoutError) as e:
         raise EngineError(
-            f"cannot connect to a Dask scheduler ({e})",
-            where=f"scheduler {address!r}",
-            hint="give the address that `dask scheduler` prints, as tcp://host:8786",
+            f"cannot connect to a Dask scheduler ({e})", where=f"scheduler {address!r}", hint=_HINT
         ) from e
     # A program is what Dask calls a large graph, and warns of.
     with client, dask.config.set({"distributed.admin.large-graph-warning-threshold": "1GB"}):
@@ -55,8 +61,23 @@ def cluster(address: str) -> Iterator[Workers]:
             raise EngineError(
                 "the scheduler has no workers", where=f"scheduler {address!r}", hint=f"dask worker {address}"
             ) from e
+        _check_versions(client.run(library, on_error="return"), address)
         # pure: a digest of each job would find no other job like it
         yield _Cluster(ExecutorWorkers(client.get_executor(pure=False), len(client.nthreads())), address)
+
+
+def _check_versions(found: Mapping[str, object], address: str) -> None:
+    """Refuse workers on which jobs fail, or give other bits."""
+    here = library()
+    for worker, versions in found.items():
+        if versions != here:
+            raise EngineError(
+                f"worker {worker} has {versions}, expected {here}"
+                if isinstance(versions, str)
+                else f"worker {worker} cannot run jobs ({versions})",
+                where=f"scheduler {address!r}",
+                hint="install the same versions of qpass and paddle on all workers",
+            )
 
 
 class _Cluster:
