@@ -373,5 +373,5 @@ def default_skip_list(result: AnalysisResult) -> list[str]:
 
     A starting point where the user names no rule, not a proven minimum.
     """
-    count = max(1, round(len(result.rows) / 10))
+    count = max(1, round(len(result.order) / 10))
     return [row.layer for row in result.rows[:count] if row.sensitivity > 0]

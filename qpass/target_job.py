@@ -100,7 +100,7 @@ def find_target(job: Job, target_metric: float, on_trial: Callable[[Trial], None
 
     def rank() -> Sequence[str]:
         job.write_ranking()
-        return [row.layer for row in job.result.rows]
+        return list(job.result.order)
 
     with Checkpoint(job.save_dir / TARGET_CHECKPOINT, header, resume=job.resume) as store:
 

@@ -23,7 +23,8 @@ this one, 64 samples                                        1.00 / 1.00       0.
 this one, 200 samples                                       0.99 / 0.96       0.99 / 0.92
 ==========================================================  ================  =============
 
-A random perturbation run forward from each layer would need as many runs of what lies downstream as the evaluation does.
+A random perturbation run forward from each layer would need as many runs of what lies downstream as the evaluation
+does.
 """
 
 from __future__ import annotations

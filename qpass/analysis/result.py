@@ -9,6 +9,7 @@ from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
+from qpass.analysis.rank_agreement import Estimate, read_estimate
 from qpass.errors import UsageError
 
 Mode = Literal["ptq", "qat"]
@@ -183,6 +184,8 @@ class AnalysisResult:
         quantized layers amplify. Sensitivities below it mean nothing.
     remarks : tuple of str
         Sentences for the reader.
+    estimate : Estimate, optional
+        Of all layers, where only those with the largest estimate were evaluated: `rows` has these alone.
     """
 
     mode: Mode
@@ -197,6 +200,14 @@ class AnalysisResult:
     race: RaceResult | None = None
     noise_floor: float | None = None
     remarks: tuple[str, ...] = ()
+    estimate: Estimate | None = None
+
+    @property
+    def order(self) -> tuple[str, ...]:
+        """All layers: those that were evaluated, most sensitive first, then the others by the estimate."""
+        rows = tuple(row.layer for row in self.rows)
+        rest = () if self.estimate is None else tuple(self.estimate.scores)
+        return tuple(dict.fromkeys((*rows, *rest)))
 
     def skip_tensor_list(self, top: int | None = None, threshold: float | None = None) -> list[str]:
         """Names of the layers to leave in float.
@@ -204,9 +215,9 @@ class AnalysisResult:
         Parameters
         ----------
         top : int, optional
-            That many of the most sensitive layers.
+            That many of the most sensitive layers; of those that were not evaluated, by the estimate.
         threshold : float, optional
-            Every layer whose sensitivity is above it.
+            Every layer whose sensitivity is above it; of layers that were not evaluated none is known.
 
         Raises
         ------
@@ -220,7 +231,7 @@ class AnalysisResult:
         if top is not None:
             if top < 0:
                 raise UsageError(f"top is {top}, expected a number >= 0")
-            return [row.layer for row in self.rows[:top]]
+            return list(self.order[:top])
         return [row.layer for row in self.rows if threshold is not None and row.sensitivity > threshold]
 
     def to_json(self) -> str:
@@ -247,7 +258,9 @@ class AnalysisResult:
             remarks = tuple(body.pop("remarks", ()))
             if not all(isinstance(remark, str) for remark in remarks):
                 raise TypeError(f"remarks {remarks!r}")
-            return _record(cls, {**body, **parts, "rows": rows, "race": race, "remarks": remarks})
+            estimate = read_estimate(body.pop("estimate", None), layers)
+            fields = {**body, **parts, "rows": rows, "race": race, "remarks": remarks, "estimate": estimate}
+            return _record(cls, fields)
         except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as e:
             raise UsageError(
                 f"not an analysis result ({type(e).__name__}: {e})",
@@ -258,7 +271,7 @@ class AnalysisResult:
 
 _VERSION = 2
 _READABLE = (1, 2)
-"""Version 1 had no rankings by samples, no race, no noise floor and no remarks."""
+"""Version 1 had no rankings by samples, no race, no noise floor, no remarks and no estimate."""
 
 
 _KINDS: dict[str, tuple[type, ...]] = {

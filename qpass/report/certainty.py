@@ -6,6 +6,8 @@ from collections import Counter
 
 from qpass.analysis.fine_metric import NOISE_SHARE, loss_as_sqnr
 from qpass.analysis.result import AnalysisResult, Neighbours, Ranking
+from qpass.report.aligned import aligned
+from qpass.report.estimate import estimate_lines
 from qpass.report.wording import (
     WHAT_WAS_DONE,
     digits_of,
@@ -21,7 +23,8 @@ _MANY = 1_000_000
 
 def has_certainty(result: AnalysisResult) -> bool:
     """Whether a result says more than its figures."""
-    return bool(result.fine or result.scores or result.race or result.noise_floor is not None or result.remarks)
+    says = (result.fine, result.scores, result.race, result.estimate, result.remarks)
+    return any(says) or result.noise_floor is not None
 
 
 def certainty(result: AnalysisResult) -> list[str]:
@@ -39,6 +42,8 @@ def certainty(result: AnalysisResult) -> list[str]:
     if result.noise_floor is not None:
         lines.append(_floor(result, result.noise_floor))
     lines += _race(result)
+    if result.estimate is not None:
+        lines += estimate_lines(result, result.estimate)
     return [one_line(line) for line in (*lines, *result.remarks) if line]
 
 
@@ -154,7 +159,7 @@ def _by_metric(result: AnalysisResult) -> list[str]:
         for cells, row in zip(table, result.rows, strict=True):
             loss = scores.rows[row.layer]
             cells += [f"{digits.text(loss.low)} to {digits.text(loss.high)}", below.get(row.layer, "")]
-    return [f"The ranking by {one_line(_ranks_by(result))}", *_aligned(header, table)]
+    return [f"The ranking by {one_line(_ranks_by(result))}", *aligned(header, table)]
 
 
 def _by_fine(result: AnalysisResult, fine: Ranking) -> list[str]:
@@ -168,12 +173,7 @@ def _by_fine(result: AnalysisResult, fine: Ranking) -> list[str]:
         + [below.get(layer, "")]
         for layer, row in fine.rows.items()
     ]
-    return [f"By the finer metric, {one_line(fine.name)}", *_aligned(header, table)]
-
-
-def _aligned(header: list[str], table: list[list[str]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(header, *table, strict=True)]
-    return ["  ".join(f"{c:<{w}}" for c, w in zip(row, widths, strict=True)).rstrip() for row in (header, *table)]
+    return [f"By the finer metric, {one_line(fine.name)}", *aligned(header, table)]
 
 
 def _count(number: int, noun: str) -> str:

@@ -12,7 +12,9 @@ from qpass.analysis.target import TargetResult
 from qpass.errors import FormatError, UsageError
 from qpass.formats.atomic import write_together
 from qpass.report.boxes import box_pdf
+from qpass.report.breakdown import breakdown_txt, has_breakdown
 from qpass.report.certainty import has_certainty, ranking_txt
+from qpass.report.estimate import estimate_txt
 from qpass.report.histograms import histogram_pdf
 from qpass.report.ranking_chart import ranking_png
 from qpass.report.target import target_csv, target_txt
@@ -25,7 +27,8 @@ _ROLES: tuple[tuple[Literal["weight", "activation"], str], ...] = (("weight", "w
 def write_analysis(result: AnalysisResult, save_dir: str | Path) -> list[Path]:
     """Write ``analysis.txt``, ``analysis.json``, ``analysis.csv`` and ``sensitivity.png``; give their paths.
 
-    A result that says how sure its ranking is gets ``ranking.txt`` too.
+    A result that says how sure its ranking is gets ``ranking.txt`` too, one whose layers were taken apart
+    ``breakdown.txt``, one with an estimate ``estimate.txt``.
 
     Raises
     ------
@@ -40,6 +43,10 @@ def write_analysis(result: AnalysisResult, save_dir: str | Path) -> list[Path]:
     }
     if has_certainty(result):
         files["ranking.txt"] = ranking_txt(result).encode()
+    if has_breakdown(result):
+        files["breakdown.txt"] = breakdown_txt(result).encode()
+    if result.estimate is not None:
+        files["estimate.txt"] = estimate_txt(result, result.estimate).encode()
     return _write_all(save_dir, files)
 
 
