@@ -6,29 +6,24 @@ error tells what the layer's own ops lose, before the rest of the model damps or
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 
 import numpy as np
 
 from qpass.analysis.checkpoint import Record
-from qpass.analysis.local_error import LocalError, Subject
-from qpass.analysis.measuring import Variant
+from qpass.analysis.local_error import LocalError
 from qpass.analysis.metric import noise_to_signal, sqnr_db
 from qpass.analysis.result import Mode, sign_of
 from qpass.ir.model import Model
 from qpass.passes import ConvertEncoding
 from qpass.quant.encodings import find_sites
-from qpass.quant.layers import Layer, find_layers, select
+from qpass.quant.layers import find_layers, select
 from qpass.quant.noise import NoiseSplit
 from qpass.quant.site import Role
 from qpass.quant.strip import strip_sites
 
 ROLES = ("weight", "activation")
 """The parts of a layer that are measured alone."""
-
-OUTPUT_SQNR = "output_sqnr_db"
-"""The detail that tells how far a variant's outputs are from the float model's."""
 
 
 def part_key(role: str, layer: str) -> str:
@@ -39,22 +34,6 @@ def part_key(role: str, layer: str) -> str:
 def local_key(layer: str) -> str:
     """Name of the record of a layer's local error."""
     return f"local:{layer}"
-
-
-@dataclass(frozen=True)
-class Breakdown:
-    """What is measured besides the layers.
-
-    Parameters
-    ----------
-    variants : callable
-        The variants of one layer's parts, in the order of `ROLES`.
-    subject : callable
-        Makes what local errors are measured of.
-    """
-
-    variants: Callable[[Layer], Sequence[Variant]]
-    subject: Callable[[], Subject]
 
 
 def without_role(quantized: Model, layer: str, role: Role) -> Model:

@@ -30,6 +30,7 @@ does.
 from __future__ import annotations
 
 import abc
+import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -37,8 +38,10 @@ import numpy as np
 
 from qpass.analysis.gathering import Units
 from qpass.analysis.local_error import Subject, Twins, find_toggles_of, make_twins, value_bytes
+from qpass.analysis.measuring import OUTPUT_SQNR
 from qpass.analysis.metric import noise_to_signal
-from qpass.analysis.rank_agreement import Estimate
+from qpass.analysis.rank_agreement import Estimate, agreement
+from qpass.analysis.result import AnalysisResult
 from qpass.errors import EngineError, UsageError
 from qpass.quant.layers import find_layers, select
 from qpass.quant.toggles import Switched, Toggles
@@ -55,7 +58,7 @@ _BATCH = 16
 """Most samples that are run at once."""
 
 
-def estimate(subject: Subject, units: Units, memory_bytes: int) -> Estimate:
+def estimate_layers(subject: Subject, units: Units, memory_bytes: int) -> Estimate:
     """Estimate the sensitivities of all layers.
 
     Where there are no gradients (outputs are whole numbers, an op has no backward op) the noise-to-signal ratio at the
@@ -95,6 +98,29 @@ def estimate(subject: Subject, units: Units, memory_bytes: int) -> Estimate:
     scores = measure.scores()
     order = sorted(names, key=lambda name: -scores[name])
     return Estimate(measure.name, measure.why, samples, {name: scores[name] for name in order})
+
+
+def check_count(count: int | None) -> None:
+    """Refuse a number of layers to evaluate that is none.
+
+    Raises
+    ------
+    UsageError
+        If it is not positive.
+    """
+    if count is not None and count < 1:
+        raise UsageError(f"estimate is {count}, expected a number of layers to evaluate, 1 or more", where="estimate")
+
+
+def with_estimate(result: AnalysisResult, estimate: Estimate) -> AnalysisResult:
+    """The result with an estimate, and how that agrees with what was measured."""
+    measured = {"ranking by the metric": {row.layer: row.sensitivity for row in result.rows}}
+    if result.fine is not None:
+        measured["finer ranking"] = {layer: row.loss for layer, row in result.fine.rows.items()}
+    if result.mode == "ptq" and all(OUTPUT_SQNR in row.details for row in result.rows):
+        measured["noise of the outputs"] = {row.layer: -row.details[OUTPUT_SQNR] for row in result.rows}
+    found = tuple(agreement(name, estimate.scores, figures) for name, figures in measured.items())
+    return dataclasses.replace(result, estimate=dataclasses.replace(estimate, agreement=found))
 
 
 def _batches(

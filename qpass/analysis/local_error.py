@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from qpass.analysis.metric import noise_to_signal, sqnr_db
-from qpass.analysis.skeleton import find_skeleton
+from qpass.analysis.skeleton import Skeleton, find_skeleton
 from qpass.ir.graph import ValueRef
 from qpass.ir.model import Model
 from qpass.ir.op import Attr, Op
@@ -26,6 +26,7 @@ from qpass.quant.noise import NoiseSplit, split_noise
 from qpass.quant.site import QuantSite
 from qpass.quant.toggles import Switched, Toggles
 from qpass.rewrite.merge import merge
+from qpass.runtime.engine import Engine
 from qpass.runtime.executor import ExecutorEngine
 from qpass.runtime.shapes import infer_shapes
 
@@ -96,8 +97,13 @@ class Twins:
 
 def find_toggles_of(subject: Subject) -> Toggles | None:
     """The toggles of the program as it stands, before engines' passes; None where layers cannot be switched."""
-    skeleton = find_skeleton(subject.quantized, subject.weights, subject.layers, ExecutorEngine())
+    skeleton = skeleton_of(subject, ExecutorEngine())
     return None if skeleton is None else skeleton.toggles
+
+
+def skeleton_of(subject: Subject, engine: Engine, *, fast: bool = False) -> Skeleton | None:
+    """As `find_skeleton`."""
+    return find_skeleton(subject.quantized, subject.weights, subject.layers, engine, fast=fast)
 
 
 def make_twins(toggles: Toggles, layers: Sequence[str]) -> Twins:
@@ -144,13 +150,18 @@ def fetching(model: Model, refs: Sequence[ValueRef]) -> Model:
 
 
 def local_errors(
-    subject: Subject, feeds: Callable[[], Iterable[Mapping[str, np.ndarray]]], memory_bytes: int
-) -> Mapping[str, LocalError] | None:
-    """The local errors of all layers, over all data; None where layers cannot be switched.
+    subject: Subject,
+    names: Sequence[str],
+    feeds: Callable[[], Iterable[Mapping[str, np.ndarray]]],
+    memory_bytes: int,
+) -> Mapping[str, LocalError]:
+    """The local errors of some layers, over all data; none where layers cannot be switched one by one.
 
     Parameters
     ----------
     subject : Subject
+    names : sequence of str
+        The layers.
     feeds : callable
         Gives the batches, each time it is called.
     memory_bytes : int
@@ -162,17 +173,17 @@ def local_errors(
         As the engine does.
     """
     toggles = find_toggles_of(subject)
-    if toggles is None:
-        return None
+    if toggles is None or not names:
+        return {}
     sites = _sites_of_operands(subject)
-    errors = {layer.name: LocalError(weight=_weight_noise(layer, toggles, sites)) for layer in subject.layers}
+    errors = {name: LocalError(weight=_weight_noise(name, toggles, sites[name])) for name in names}
     first = next(iter(feeds()), None)
-    for names in () if first is None else _portions(toggles, list(errors), first, memory_bytes):
-        twins = make_twins(toggles, names)
+    for portion in () if first is None else _portions(toggles, names, first, memory_bytes):
+        twins = make_twins(toggles, portion)
         session = ExecutorEngine().session(twins.model)
         for feed in feeds():
             outputs = session.run(feed)
-            for name in names:
+            for name in portion:
                 errors[name] = _with_batch(errors[name], outputs, twins, name, sites[name])
     return errors
 
@@ -190,13 +201,13 @@ def _sites_of_operands(subject: Subject) -> Mapping[str, tuple[_Operands, ...]]:
     }
 
 
-def _weight_noise(layer: Layer, toggles: Toggles, sites: Mapping[str, tuple[_Operands, ...]]) -> NoiseSplit:
-    site = next((weight for weight, _ in sites[layer.name] if weight is not None), None)
+def _weight_noise(name: str, toggles: Toggles, sites: Sequence[_Operands]) -> NoiseSplit:
+    site = next((weight for weight, _ in sites if weight is not None), None)
     if site is None:
         return NoiseSplit()
-    weight = toggles.float_weights[layer.name]
+    weight = toggles.float_weights[name]
     threshold = site.threshold if np.isfinite(site.threshold).all() else abs_max(weight, site.spec.axis)
-    return split_noise(weight, toggles.model.params[layer.name], threshold, site.spec)
+    return split_noise(weight, toggles.model.params[name], threshold, site.spec)
 
 
 def _with_batch(

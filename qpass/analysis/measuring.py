@@ -17,6 +17,7 @@ from qpass.analysis.evaluate import Evaluation
 from qpass.analysis.fine_metric import FineMetric, choose, losses_of, why_none
 from qpass.analysis.gathering import Units
 from qpass.analysis.grouping import Group, alone, together
+from qpass.analysis.metric import Comparison
 from qpass.analysis.outputs import Again, Keeper, Outputs, in_order
 from qpass.analysis.skeleton import Skeleton
 from qpass.errors import EvalError
@@ -35,6 +36,9 @@ for other batch sizes add in another order, which gives about 1e-6."""
 
 _TRIED = 8
 """Samples that are tried in another batch."""
+
+OUTPUT_SQNR = "output_sqnr_db"
+"""The detail of a record that tells how far outputs are from the float model's, as an SQNR in dB."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,8 @@ class Slices:
         For feeds, outputs and engines together, beyond what the model itself takes; each worker has as much. Sizes of
         batches follow from it, and last bits from these, so that it must not be shared among workers.
     workers : Workers
+    compare : bool
+        Records get the detail `OUTPUT_SQNR`.
 
     Attributes
     ----------
@@ -114,11 +120,13 @@ class Slices:
         *,
         memory_bytes: int,
         workers: Workers,
+        compare: bool = False,
     ) -> None:
         self._skeleton = skeleton
         self._evaluation = evaluation
         self._workers = workers
         self._memory = memory_bytes
+        self._compare = compare
         self._model = baseline.make()
         self.recording = Recording(self._model, memory_bytes // 4)
         session = self._session(baseline)
@@ -227,6 +235,8 @@ class Slices:
 
     def _evaluated(self, variant: Variant, outputs: Outputs) -> Record:
         record = self.evaluate(variant, outputs)
+        if self._compare and self.reference is not None:
+            record = record._replace(details={**record.details, OUTPUT_SQNR: self._output_sqnr(outputs)})
         if self.fine is None or self.reference is None:
             return record
         pairs = ((self.reference(call), outputs(call)) for call in range(self.recording.calls))
@@ -235,6 +245,13 @@ class Slices:
         except EvalError as e:
             self.why_no_fine_metric = f"No finer metric and no intervals: {variant.what}, {e}."
             return record
+
+    def _output_sqnr(self, outputs: Outputs) -> float:
+        assert self.reference is not None
+        comparison = Comparison(self.recording.fetch_names)
+        for call in range(self.recording.calls):
+            comparison.add(self.reference(call), outputs(call))
+        return comparison.result().sqnr_db
 
     def _expected(self) -> Session:
         assert self.reference is not None

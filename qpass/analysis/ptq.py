@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+from qpass.analysis.breakdown import ROLES, part_key
 from qpass.analysis.budget import DEFAULT_MEMORY
+from qpass.analysis.estimate import check_count
 from qpass.analysis.evaluate import Evaluate, check_direction, evaluation
+from qpass.analysis.local_error import Subject, skeleton_of
 from qpass.analysis.measuring import Variant
 from qpass.analysis.progress import Progress, Silent
 from qpass.analysis.race import check_confidence
 from qpass.analysis.result import AnalysisResult
-from qpass.analysis.skeleton import find_skeleton
 from qpass.analysis.sweep import BASELINE, REFERENCE, Plan, Resources, layer_key
 from qpass.errors import UsageError
 from qpass.ir.model import Model
@@ -50,6 +53,8 @@ def analyze_ptq(
     checkpoint: str | Path | None = None,
     resume: bool = False,
     settle: float | None = None,
+    breakdown: bool = False,
+    estimate: int | None = None,
     progress: Progress | None = None,
     memory_bytes: int = DEFAULT_MEMORY,
     workers: Workers | int | None = None,
@@ -94,6 +99,11 @@ def analyze_ptq(
         Stop a layer when its place is settled, all places together with this confidence (0 to 1); the others run on
         all samples. Layers are then ranked by the finer metric. An evaluation function has to give a score for each
         sample. A race that was interrupted takes over settled layers and starts anew for the others.
+    breakdown : bool
+        Take every layer apart: measure its weight alone and its input activation alone too, which takes up to three
+        times as long, and its local error, in one more pass over the data. See `breakdown_details`.
+    estimate : int, optional
+        Estimate all layers first, and evaluate only that many of them, those with the largest estimate.
     progress : Progress, optional
     memory_bytes : int
         What this process and each worker may take beyond what running the model takes, in bytes; fewer mean more and
@@ -122,6 +132,7 @@ def analyze_ptq(
     """
     check_direction(evaluate, higher_is_better)
     check_confidence(settle)
+    check_count(estimate)
     check_float(model)
     layers = unskipped(model, find_layers(model, op_types), skip_tensor_list)
     if not layers:
@@ -133,7 +144,7 @@ def analyze_ptq(
         scales = calibrate(model, source, engine=runner, op_types=tuple(op_types))
     table = scales
 
-    def inserted(names: tuple[str, ...]) -> Model:
+    def inserted(names: tuple[str, ...], weights: bool = True, activations: bool = True) -> Model:
         return InsertQuant(
             scales=table,
             layers=names,
@@ -142,12 +153,27 @@ def analyze_ptq(
             overrides=tuple(overrides),
             weight_bits=weight_bits,
             activation_bits=activation_bits,
+            weights=weights,
+            activations=activations,
         )(model)
 
     def variant(key: str, what: str, names: Sequence[str]) -> Variant:
         return Variant(
             key, what, lambda: FoldQuant(to="float")(inserted(tuple(names))) if names else model, Switched.both(names)
         )
+
+    def subject() -> Subject:
+        return Subject(inserted(()), model.params, layers)
+
+    def part(layer: Layer, role: str) -> Variant:
+        one = frozenset([layer.name])
+        on = Switched(one, frozenset()) if role == "weight" else Switched(frozenset(), one)
+        make = partial(inserted, (layer.name,), weights=role == "weight", activations=role == "activation")
+        what = f"the {role} of layer {layer.name!r} quantized alone"
+        return Variant(part_key(role, layer.name), what, lambda: FoldQuant(to="float")(make()), on)
+
+    def parts(layer: Layer) -> list[Variant]:
+        return [part(layer, role) for role in ROLES]
 
     plan = Plan(
         mode="ptq",
@@ -160,10 +186,13 @@ def analyze_ptq(
         layers=layers,
         variant=lambda layer: variant(layer_key(layer), f"layer {layer.name!r} quantized alone", [layer.name]),
         engine=runner,
-        skeleton=lambda: find_skeleton(inserted(()), model.params, layers, runner, fast=fast),
+        skeleton=lambda: skeleton_of(subject(), runner, fast=fast),
         twin=None,
         details=lambda layer: _thresholds(model, layer, table),
         settle=settle,
+        subject=subject,
+        parts=parts if breakdown else None,
+        estimate=estimate,
         settings={
             "program": model.program_digest(),
             "params": model.params_digest(),

@@ -9,13 +9,15 @@ from pathlib import Path
 import numpy as np
 
 from qpass.analysis.align import align
+from qpass.analysis.breakdown import ROLES, part_key, without_role
 from qpass.analysis.budget import DEFAULT_MEMORY
+from qpass.analysis.estimate import check_count
 from qpass.analysis.evaluate import Evaluate, check_direction, check_interface, evaluation
+from qpass.analysis.local_error import Subject, skeleton_of
 from qpass.analysis.measuring import Variant
 from qpass.analysis.progress import Progress, Silent
 from qpass.analysis.race import check_confidence
 from qpass.analysis.result import AnalysisResult
-from qpass.analysis.skeleton import Skeleton, find_skeleton
 from qpass.analysis.sweep import BASELINE, REFERENCE, Plan, Resources, layer_key
 from qpass.errors import AlignError, QuantError, UsageError
 from qpass.ir.model import Model
@@ -51,6 +53,8 @@ def analyze_qat(
     checkpoint: str | Path | None = None,
     resume: bool = False,
     settle: float | None = None,
+    breakdown: bool = False,
+    estimate: int | None = None,
     progress: Progress | None = None,
     memory_bytes: int = DEFAULT_MEMORY,
     workers: Workers | int | None = None,
@@ -76,7 +80,7 @@ def analyze_qat(
         Quantized layer -> float layer, where alignment needs help.
     qat_metric : float, optional
         Metric of the quantized model where it is known; None computes it.
-    checkpoint, resume, settle, progress, memory_bytes, workers
+    checkpoint, resume, settle, breakdown, estimate, progress, memory_bytes, workers
         As in `analyze_ptq`.
 
     Returns
@@ -99,6 +103,7 @@ def analyze_qat(
     """
     check_direction(evaluate, higher_is_better)
     check_confidence(settle)
+    check_count(estimate)
     sites = find_sites(quantized)
     check_pair(sites, float_model)
     layers = quantized_layers(quantized, sites, op_types)
@@ -122,9 +127,22 @@ def analyze_qat(
             Switched.both([name for name in names if name != layer.name]),
         )
 
-    def skeleton() -> Skeleton | None:
+    def part(layer: Layer, role: str) -> Variant:
+        weight, rest = role == "weight", frozenset(names) - {layer.name}
+        on = Switched(rest if weight else frozenset(names), frozenset(names) if weight else rest)
+
+        def make() -> Model:
+            stripped = without_role(quantized, layer.name, Role(role))
+            return fold(weights.restored(stripped, [layer.name]) if weight else stripped)
+
+        return Variant(part_key(role, layer.name), f"the {role} of layer {layer.name!r} un-quantized alone", make, on)
+
+    def parts(layer: Layer) -> list[Variant]:
+        return [part(layer, role) for role in ROLES]
+
+    def subject() -> Subject:
         restored = weights.restored(StripQuant(layers=tuple(names))(quantized), names)
-        return find_skeleton(quantized, restored.params, layers, runner, fast=fast)
+        return Subject(quantized, restored.params, layers)
 
     plan = Plan(
         mode="qat",
@@ -138,10 +156,13 @@ def analyze_qat(
         layers=layers,
         variant=without,
         engine=runner,
-        skeleton=skeleton,
+        skeleton=lambda: skeleton_of(subject(), runner, fast=fast),
         twin=lambda: runner.session(twin),
         details=lambda layer: _thresholds(layer, sites),
         settle=settle,
+        subject=subject,
+        parts=parts if breakdown else None,
+        estimate=estimate,
         settings={
             "program": quantized.program_digest(),
             "params": quantized.params_digest(),

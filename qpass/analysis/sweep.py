@@ -12,13 +12,17 @@ from typing import Protocol
 import numpy as np
 
 from qpass._version import __version__
+from qpass.analysis.breakdown import breakdown_details, local_key, local_record
 from qpass.analysis.budget import DEFAULT_MEMORY
 from qpass.analysis.checkpoint import Checkpoint, Record
 from qpass.analysis.confidence import SampleScores, assemble
+from qpass.analysis.estimate import estimate_layers, with_estimate
 from qpass.analysis.evaluate import Evaluation
 from qpass.analysis.fine_metric import FineMetric
+from qpass.analysis.local_error import Subject, local_errors
 from qpass.analysis.measuring import Slices, Variant
 from qpass.analysis.progress import Progress, Silent
+from qpass.analysis.rank_agreement import Estimate
 from qpass.analysis.result import AnalysisResult, LayerResult, Mode, sign_of
 from qpass.analysis.settle import Settled, Settling
 from qpass.analysis.skeleton import Skeleton
@@ -100,6 +104,12 @@ class Plan:
         The baseline's metric, where it is known.
     settle : float, optional
         Stop layers whose places are settled, all of them together with this confidence; see `settle.py`.
+    subject : callable, optional
+        Makes what local errors and estimates are taken of; needed with `parts` and `estimate`.
+    parts : callable, optional
+        The variants of the parts of one layer, to be measured too; see `breakdown.py`.
+    estimate : int, optional
+        Estimate all layers and evaluate that many, those with the largest estimate; see `estimate.py`.
     """
 
     mode: Mode
@@ -116,6 +126,9 @@ class Plan:
     settings: Mapping[str, str]
     known_baseline: float | None = None
     settle: float | None = None
+    subject: Callable[[], Subject] | None = None
+    parts: Callable[[Layer], Sequence[Variant]] | None = None
+    estimate: int | None = None
 
     def run(self, resources: Resources) -> AnalysisResult:
         """Measure everything; the ranking.
@@ -136,14 +149,18 @@ class Plan:
             else Checkpoint(resources.checkpoint, settings, resume=resources.resume)
         )
         with store as done:
-            resources.progress.start(len(self.layers), sum(layer_key(layer) in done.done for layer in self.layers))
             skeleton = self.skeleton()
+            slices = None if skeleton is None else self._slices(skeleton, resources)
+            estimate = None if slices is None else self._estimated(slices, resources)
+            plan = self if estimate is None else self._narrowed(estimate)
+            resources.progress.start(len(plan.layers), sum(layer_key(layer) in done.done for layer in plan.layers))
             measured = (
-                self._measure_whole(done, resources)
-                if skeleton is None
-                else self._measure_slices(done, resources, skeleton)
+                plan._measure_whole(done, resources)
+                if slices is None
+                else plan._measure_slices(done, resources, slices)
             )
-            return self._result(dict(done.done), settings, measured)
+            result = plan._result(dict(done.done), settings, measured)
+            return result if estimate is None else with_estimate(result, estimate)
 
     def _settings(self) -> dict[str, str]:
         return {
@@ -153,20 +170,47 @@ class Plan:
             "data": self.evaluation.data_digest(),
             "higher_is_better": str(self.higher_is_better),
             **({} if self.settle is None else {"settle": str(self.settle)}),
+            **({} if self.parts is None else {"breakdown": "yes"}),
             **self.settings,
         }
 
     def _variants(self) -> list[Variant]:
         """In the order of where they differ from the baseline, so that little of what they share is held at a time."""
-        return [*map(self.variant, self.layers), self.baseline, self.reference]
+        layers = (each for layer in self.layers for each in (self.variant(layer), *self._parts(layer)))
+        return [*layers, self.baseline, self.reference]
+
+    def _parts(self, layer: Layer) -> Sequence[Variant]:
+        return () if self.parts is None else self.parts(layer)
+
+    def _slices(self, skeleton: Skeleton, resources: Resources) -> Slices:
+        return Slices(
+            skeleton,
+            self.evaluation,
+            self.baseline,
+            self.twin,
+            memory_bytes=resources.memory_bytes,
+            workers=resources.workers,
+            compare=self.parts is not None or self.estimate is not None,
+        )
+
+    def _estimated(self, slices: Slices, resources: Resources) -> Estimate | None:
+        if self.estimate is None or self.subject is None:
+            return None
+        return estimate_layers(self.subject(), slices.units(), resources.memory_bytes // 4)
+
+    def _narrowed(self, estimate: Estimate) -> Plan:
+        """The plan for the layers with the largest estimates."""
+        names = list(estimate.scores)[: self.estimate]
+        return dataclasses.replace(self, layers=[layer for layer in self.layers if layer.name in names])
 
     def _measure_whole(self, store: _Store, resources: Resources) -> _Measured:
-        if self.settle is not None:
-            raise UsageError(
-                "layers can be stopped only where all are run together, which is not possible here",
-                where="settle",
-                hint="leave settle out, or use the engine 'inference' or 'executor' without simulate",
-            )
+        for name, wanted in (("settle", self.settle), ("breakdown", self.parts), ("estimate", self.estimate)):
+            if wanted is not None:
+                raise UsageError(
+                    f"{name} is possible only where layers are slices of one program, which they are not here",
+                    where=name,
+                    hint=f"leave {name} out, or use the engine 'inference' or 'executor' without simulate",
+                )
         keep = _Keeper(store, self.layers, resources.progress)
         models = WholeModels(
             self.engine, self.evaluation, self.baseline, self.twin, memory_bytes=resources.memory_bytes
@@ -189,23 +233,11 @@ class Plan:
         why = "No finer metric and no intervals: outputs of a layer's variant could not be compared."
         return dataclasses.replace(measured, fine=None, remarks=remarks or (why,))
 
-    def _measure_slices(self, store: _Store, resources: Resources, skeleton: Skeleton) -> _Measured:
+    def _measure_slices(self, store: _Store, resources: Resources, slices: Slices) -> _Measured:
         """Measure what is not in the store."""
         keep = _Keeper(store, self.layers, resources.progress)
-        slices = Slices(
-            skeleton,
-            self.evaluation,
-            self.baseline,
-            self.twin,
-            memory_bytes=resources.memory_bytes,
-            workers=resources.workers,
-        )
-        ends = (self.baseline, self.reference)
-        wanted = [
-            variant
-            for variant in (ends if self.settle is not None else self._variants())
-            if variant.key not in store.done
-        ]
+        raced = frozenset[str]() if self.settle is None else frozenset(map(layer_key, self.layers))
+        wanted = [each for each in self._variants() if each.key not in store.done and each.key not in raced]
         for variant in wanted:
             if variant.on is None:
                 keep(variant, self.evaluation.measure(variant.make(), variant.what))
@@ -217,6 +249,11 @@ class Plan:
             settling = Settling(slices, self.evaluation, self.mode, self.baseline, store.done[BASELINE], self.settle)
             settled = settling.run({layer.name: self.variant(layer) for layer in self.layers}, store.done, keep)
             remarks = settled.remarks
+        if self.parts is not None and self.subject is not None:
+            names = [layer.name for layer in self.layers if local_key(layer.name) not in store.done]
+            errors = local_errors(self.subject(), names, slices.recording.__iter__, resources.memory_bytes // 4)
+            for name, error in errors.items():
+                store.add(local_key(name), local_record(error))
         if self.mode == "qat" and NOISE not in store.done:
             store.add(NOISE, slices.noise_floor(self.baseline, store.done[BASELINE]))
         return self._complete(_Measured(slices.fine, settled, (slices.why_no_fine_metric, *remarks)), store)
@@ -237,7 +274,7 @@ class Plan:
                     family=layer.family,
                     metric=by_layer[layer.name].metric,
                     sensitivity=sign * (by_layer[layer.name].metric - baseline) + 0.0,  # + 0.0: no negative zero
-                    details={**by_layer[layer.name].details, **self.details(layer)},
+                    details={**by_layer[layer.name].details, **self.details(layer), **self._apart(layer, records)},
                 )
                 for layer in self.layers
             ),
@@ -255,6 +292,15 @@ class Plan:
             noise_floor=None if floor is None else floor.metric,
             remarks=[*measured.remarks, *_fine_floor(measured.fine, floor)],
         )
+
+    def _apart(self, layer: Layer, records: Mapping[str, Record]) -> Mapping[str, float]:
+        """The figures of a layer's parts."""
+        if self.parts is None:
+            return {}
+        baseline = records.get(BASELINE, Record(0.0, {}))
+        if self.known_baseline is not None:
+            baseline = baseline._replace(metric=self.known_baseline)
+        return breakdown_details(layer.name, records, baseline, self.mode, self.higher_is_better)
 
     def _user_scores(
         self, by_layer: Mapping[str, Record], baseline: Record | None, weights: Mapping[int, np.ndarray]
