@@ -98,6 +98,10 @@ class AnalysisPTQ(_Analysis):
         Go on from the checkpoint.
     settle : float, optional
         As in `analyze_ptq`: stop a layer when its place is settled, with this confidence (0 to 1).
+    breakdown : bool
+        As in `analyze_ptq`: take every layer apart; writes ``breakdown.txt`` too.
+    estimate : int, optional
+        As in `analyze_ptq`: evaluate only that many layers, those with the largest estimate; writes ``estimate.txt``.
     ptq_config : mapping, optional
         Arguments of `quant_post_static` by their names: ``algo``, ``hist_percent``, ``weight_quantize_type``,
         ``weight_bits``, ``activation_bits``, ``quantizable_op_type``, ``skip_tensor_list``, ``is_full_quantize``,
@@ -131,6 +135,8 @@ class AnalysisPTQ(_Analysis):
         num_histogram_plots: int = 10,
         resume: bool = False,
         settle: float | None = None,
+        breakdown: bool = False,
+        estimate: int | None = None,
         ptq_config: Mapping[str, object] | None = None,
         workers: int = 1,
         scheduler: str | None = None,
@@ -149,6 +155,8 @@ class AnalysisPTQ(_Analysis):
             checkpoint_name=checkpoint_name,
             resume=resume,
             settle=settle,
+            breakdown=breakdown,
+            estimate=estimate,
             num_histogram_plots=num_histogram_plots,
             hardware=hardware,
             options=options,
@@ -184,6 +192,10 @@ class AnalysisQAT(_Analysis):
         Go on from the checkpoint.
     settle : float, optional
         As in `analyze_ptq`: stop a layer when its place is settled, with this confidence (0 to 1).
+    breakdown : bool
+        As in `analyze_ptq`: take every layer apart; writes ``breakdown.txt`` too.
+    estimate : int, optional
+        As in `analyze_ptq`: evaluate only that many layers, those with the largest estimate; writes ``estimate.txt``.
     restore : {"float", "self"}
         What a stripped layer's weight becomes: the float model's, or the quantized model's own latent weight.
     mapping : mapping, optional
@@ -214,6 +226,8 @@ class AnalysisQAT(_Analysis):
         save_dir: str | Path = "analysis_results",
         resume: bool = False,
         settle: float | None = None,
+        breakdown: bool = False,
+        estimate: int | None = None,
         restore: str = "float",
         mapping: Mapping[str, str] | None = None,
         num_histogram_plots: int = 10,
@@ -235,6 +249,8 @@ class AnalysisQAT(_Analysis):
             save_dir=Path(save_dir),
             resume=resume,
             settle=settle,
+            breakdown=breakdown,
+            estimate=estimate,
             restore=restore,
             mapping=mapping,
             qat_metric=qat_metric,

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qpass import passes
+from qpass.analysis.estimate import check_count
 from qpass.analysis.evaluate import check_direction
 from qpass.analysis.ptq import analyze_ptq
 from qpass.analysis.qat import analyze_qat, check_pair, quantized_layers, restore_weights
@@ -63,6 +64,8 @@ class Job(abc.ABC):
     resume : bool
         Go on from the checkpoint.
     settle : float, optional
+    breakdown : bool
+    estimate : int, optional
         As in `analyze_ptq`.
     num_histogram_plots : int
         How many of the best and the worst layers get a histogram page.
@@ -84,6 +87,8 @@ class Job(abc.ABC):
     checkpoint_name: str = CHECKPOINT
     resume: bool = False
     settle: float | None = None
+    breakdown: bool = False
+    estimate: int | None = None
     num_histogram_plots: int = 10
     progress: Progress | None = None
     hardware: Hardware = field(default_factory=Hardware)
@@ -93,6 +98,7 @@ class Job(abc.ABC):
             raise UsageError(f"num_histogram_plots is {self.num_histogram_plots}, expected a number >= 0")
         check_direction(self.evaluate, self.options.higher_is_better)
         check_confidence(self.settle)
+        check_count(self.estimate)
 
     @functools.cached_property
     def result(self) -> AnalysisResult:
@@ -260,6 +266,8 @@ class PTQJob(Job):
             checkpoint=self.save_dir / self.checkpoint_name,
             resume=self.resume,
             settle=self.settle,
+            breakdown=self.breakdown,
+            estimate=self.estimate,
             progress=self.progress,
             memory_bytes=self.hardware.memory_bytes,
             workers=workers,
@@ -357,6 +365,8 @@ class QATJob(Job):
             checkpoint=self.save_dir / self.checkpoint_name,
             resume=self.resume,
             settle=self.settle,
+            breakdown=self.breakdown,
+            estimate=self.estimate,
             progress=self.progress,
             memory_bytes=self.hardware.memory_bytes,
             workers=workers,

@@ -73,6 +73,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="CONFIDENCE",
         help="stop a layer when its place is settled, all together with this confidence (0.95); --eval gives scores",
     )
+    parser.add_argument(
+        "--breakdown",
+        action="store_true",
+        help="where each layer's loss comes from: weight, activation, clipping, rounding; takes up to three times as "
+        "long, and one more pass over the data; writes breakdown.txt",
+    )
+    parser.add_argument(
+        "--estimate",
+        type=positive,
+        metavar="K",
+        help="estimate all layers from 64 samples, then evaluate the K with the largest estimate; writes estimate.txt",
+    )
     add_hardware(parser)
     rule = parser.add_mutually_exclusive_group()
     rule.add_argument("--top", type=natural, metavar="K", help="skip list: the K most sensitive layers")
@@ -166,6 +178,8 @@ def make_job(args: argparse.Namespace, model: Model, bar: Bar) -> Job:
             options=options,
             resume=args.resume,
             settle=args.settle,
+            breakdown=args.breakdown,
+            estimate=args.estimate,
             num_histogram_plots=args.plots,
             progress=bar,
             hardware=hardware,
@@ -182,6 +196,8 @@ def make_job(args: argparse.Namespace, model: Model, bar: Bar) -> Job:
         qat_metric=args.qat_metric,
         resume=args.resume,
         settle=args.settle,
+        breakdown=args.breakdown,
+        estimate=args.estimate,
         num_histogram_plots=args.plots,
         progress=bar,
         hardware=hardware,
@@ -210,6 +226,7 @@ def print_result(result: AnalysisResult, skip: list[str], files: list[Path]) -> 
     from rich.console import Console
     from rich.table import Table
 
+    from qpass.report.breakdown import has_breakdown
     from qpass.report.certainty import certainty
     from qpass.report.table import NOISE_MARK, ranking_header, ranking_rows
 
@@ -224,6 +241,8 @@ def print_result(result: AnalysisResult, skip: list[str], files: list[Path]) -> 
         console.print(f"... and {len(result.rows) - 20} more in analysis.txt")
     if result.scores is not None or result.fine is not None:
         console.print(f"{NOISE_MARK} after a rank: the samples do not tell the layer apart from the next in rank")
+    if has_breakdown(result):
+        console.print("mostly: the part of the layer that costs more by itself; more in breakdown.txt")
     console.print(
         f"baseline {result.baseline:.6g}" + ("" if result.reference is None else f", reference {result.reference:.6g}")
     )
