@@ -18,6 +18,7 @@ from qpass.cli.common import (
     finite,
     load_model,
     natural,
+    positive,
     print_json,
     read_text,
     split_names,
