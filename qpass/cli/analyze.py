@@ -234,7 +234,7 @@ def print_result(result: AnalysisResult, skip: list[str], files: list[Path]) -> 
     console = Console(markup=False, highlight=False)
     table = Table(title=f"{result.mode.upper()} sensitivity, most sensitive first ({result.metric_name})")
     for title in ranking_header(result):
-        table.add_column(title)
+        table.add_column(title, no_wrap=title == "layer")  # where there is little room, other columns give theirs
     for row in ranking_rows(result, limit=20):
         table.add_row(*row)
     console.print(table)
