@@ -16,7 +16,7 @@ from qpass.errors import CheckpointError, DataError, FormatError, QPassError, Us
 from qpass.runtime.paddle_env import legacy_static
 
 IMAGES, LABELS = (array[:100] for array in demo.test_data())
-TEXTS = {"analysis.txt", "analysis.json", "analysis.csv", "sensitivity.png", "analysis_checkpoint.jsonl"}
+TEXTS = {"analysis.txt", "analysis.json", "analysis.csv", "ranking.txt", "sensitivity.png", "analysis_checkpoint.jsonl"}
 HISTOGRAMS = {f"{kind}_{role}_hist_result.pdf" for kind in ("best", "worst") for role in ("weight", "act")}
 STATISTICS = {"statistic.csv", "weight_box.pdf", "act_box.pdf"}
 
@@ -201,11 +201,11 @@ def test_resume_measures_nothing_twice(tmp_path: Path) -> None:
         ).metric_error_analyse()
         return count.calls
 
-    assert analyse(resume=False) == 2 + 2
+    assert analyse(resume=False) == 1 + 2 + 2  # the first call is for what it feeds
     lines = (tmp_path / "mine.jsonl").read_bytes().splitlines(keepends=True)
     (tmp_path / "mine.jsonl").write_bytes(b"".join(lines[:-2]))
     whole = (tmp_path / "analysis.json").read_bytes()
-    assert analyse(resume=True) == 2
+    assert analyse(resume=True) == 1 + 2
     assert (tmp_path / "analysis.json").read_bytes() == whole
 
 
@@ -343,7 +343,7 @@ def test_an_evaluation_that_raises_names_the_layer_and_keeps_what_was_done(tmp_p
 
     def fails_late(executor: Any, program: Any, feed_names: Any, fetch_list: Any) -> float:
         calls.append(1)
-        if len(calls) == 4:
+        if len(calls) == 3:
             raise ValueError("out of memory")
         return eval_function(executor, program, feed_names, fetch_list)
 
@@ -351,7 +351,7 @@ def test_an_evaluation_that_raises_names_the_layer_and_keeps_what_was_done(tmp_p
     with pytest.raises(QPassError, match=r"layer 'conv2d_1.w_0' quantized alone: .*raised ValueError: out of memory"):
         analyzer.metric_error_analyse()
     assert names(tmp_path) == {"analysis_checkpoint.jsonl"}
-    assert len((tmp_path / "analysis_checkpoint.jsonl").read_text().splitlines()) == 1 + 3
+    assert len((tmp_path / "analysis_checkpoint.jsonl").read_text().splitlines()) == 1 + 1
 
 
 def test_without_data_there_is_a_ranking_and_no_histogram(tmp_path: Path, qat: Path) -> None:
@@ -371,7 +371,7 @@ def test_without_data_there_is_a_ranking_and_no_histogram(tmp_path: Path, qat: P
     assert len(of_matrices) == 2
 
 
-def test_a_known_metric_is_not_measured_again(tmp_path: Path) -> None:
+def test_a_known_metric_is_taken(tmp_path: Path) -> None:
     count = Counted()
     analyzer = AnalysisQAT(
         demo.qat_prefix(),
@@ -382,7 +382,7 @@ def test_a_known_metric_is_not_measured_again(tmp_path: Path) -> None:
         save_dir=tmp_path,
     )
     result = analyzer.metric_error_analyse()
-    assert count.calls == 2 + 1  # the layers and the float twin
+    assert count.calls == 1 + 2 + 2 + 1  # for what it feeds, the layers, both ends, the noise floor
     assert result.baseline == 0.25
     assert all(row.sensitivity == row.metric - 0.25 for row in result.rows)
 
