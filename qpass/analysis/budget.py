@@ -53,11 +53,6 @@ class Budget:
     ----------
     samples : int
         Of a batch, where batches can be put together.
-
-    Raises
-    ------
-    UsageError
-        If a recorded batch needs more.
     """
 
     def __init__(self, toggles: Toggles, recording: Recording, memory_bytes: int) -> None:
@@ -67,17 +62,33 @@ class Budget:
         self._sample_bytes = max(1, sum(sizes.get(name, 0) for name in reuse_names(both).graph.decls))
         largest = max(sizes.values(), default=1)
         preferred = max(_FEWEST, _VALUE_BYTES // max(1, largest))
-        self.samples = max(1, min(preferred, memory_bytes // 2 // self._sample_bytes))
-        most = max((recording.samples(i) for i in range(recording.calls)), default=1)
-        if most * self._sample_bytes > memory_bytes:
+        self.samples = max(1, min(preferred, memory_bytes // 4 // self._sample_bytes))
+        self._most = max((recording.samples(i) for i in range(recording.calls)), default=1)
+        self._memory = memory_bytes
+        self._program_bytes = min(_PROGRAM_BYTES, memory_bytes // 8)
+        self._costs = _costs(toggles)
+
+    def check(self, samples: int | None = None) -> None:
+        """Refuse batches that need more than half of the memory.
+
+        Parameters
+        ----------
+        samples : int, optional
+            Of a batch; default those of the largest recorded one.
+
+        Raises
+        ------
+        UsageError
+            Saying how much they need.
+        """
+        count = self._most if samples is None else samples
+        if 2 * count * self._sample_bytes > self._memory:
             raise UsageError(
-                f"the memory is too little for one batch of {most} samples: it needs about "
-                f"{_mebibytes(2 * most * self._sample_bytes)} MiB, and has {2 * memory_bytes // (1 << 20)} MiB",
+                f"the memory is too little for one batch of {count} samples: it needs about "
+                f"{_mebibytes(2 * count * self._sample_bytes)} MiB, and has {_mebibytes(self._memory)} MiB",
                 where="memory",
                 hint="give more memory or smaller batches",
             )
-        self._program_bytes = min(_PROGRAM_BYTES, memory_bytes // 4)
-        self._costs = _costs(toggles)
 
     def chunks(self, variants: Sequence[T], on: Callable[[T], Switched], least: int) -> list[list[T]]:
         """Cut variants into runs of which each makes one program, `least` of them where there are so many variants.

@@ -25,8 +25,9 @@ from qpass.ir.model import Model
 from qpass.quant.toggles import Switched, mixes_samples
 from qpass.rewrite.merge import merge
 from qpass.rewrite.reuse import reuse_names
-from qpass.runtime.engine import Session
+from qpass.runtime.engine import Engine, Session
 from qpass.runtime.jobs import Workers
+from qpass.runtime.parted import PartedEngine
 from qpass.runtime.replay import Recording, RecordingSession, ReplaySession
 from qpass.runtime.spool import Spool
 
@@ -34,8 +35,8 @@ _SEPARABLE = 1e-5
 """Largest difference, relative to the largest output, between a sample's outputs in one batch and in another: kernels
 for other batch sizes add in another order, which gives about 1e-6."""
 
-_TRIED = 8
-"""Samples that are tried in another batch."""
+_TRIED = 4
+"""Samples of a call that are tried in another batch."""
 
 OUTPUT_SQNR = "output_sqnr_db"
 """The detail of a record that tells how far outputs are from the float model's, as an SQNR in dB."""
@@ -128,12 +129,16 @@ class Slices:
         self._memory = memory_bytes
         self._compare = compare
         self._model = baseline.make()
-        self.recording = Recording(self._model, memory_bytes // 4)
+        self.recording = Recording(self._model, memory_bytes // 8)
+        self._engine: Engine = skeleton.engine
         session = self._session(baseline)
         evaluation.feed(self._model, RecordingSession(session, self.recording), baseline.what)
-        self._budget = Budget(skeleton.toggles, self.recording, memory_bytes // 2)
+        self._budget = Budget(skeleton.toggles, self.recording, memory_bytes)
         self.limit = self._budget.samples
-        self._in_float = None if twin is not None else session
+        self._independent = self._are_independent(session if twin is None else None)
+        self._budget.check(1 if self._independent else None)
+        if self._independent:
+            self._engine = PartedEngine(skeleton.engine, self.limit)
         self._groups = self._put_together()
         ((_, self.baseline),) = self.outputs([baseline], self._groups)
         self._live_float = session if twin is None else twin()
@@ -159,7 +164,7 @@ class Slices:
         """
         moved = self._slice(baseline)
         weights = {name: _next_float(moved.params[name]) for name in self._skeleton.toggles.operands}
-        session = self._skeleton.engine.session(moved.replaced(params=moved.params.replaced(weights)))
+        session = self._ready(moved.replaced(params=moved.params.replaced(weights)))
         found = self._evaluated(baseline, self._outputs_of(session))
         fine = {"fine": abs(float(np.mean(found.losses) - np.mean(record.losses)))} if found.losses else {}
         return Record(abs(found.metric - record.metric), fine)
@@ -184,7 +189,7 @@ class Slices:
         """
         chunks = self._budget.chunks(variants, _switched, self._workers.count)
         columns: dict[int, tuple[tuple[int, ...], ...]] = {}
-        room = int(self._memory // 4 // max(1, len(chunks)) * share)
+        room = int(self._memory // 8 // max(1, len(chunks)) * share)
         kept = {number: Keeper(room, f"outputs of {len(chunk)} variants") for number, chunk in enumerate(chunks)}
 
         def program(number: int) -> Model:
@@ -196,7 +201,7 @@ class Slices:
         feeds = [partial(batch.feed, self.recording) for batch in batches]
         if not feeds:
             yield from ((variant, Outputs(Spool(), (), self._again(variant, batches))) for variant in variants)
-        for done in self._workers.run(self._skeleton.engine, programs, feeds) if feeds else ():
+        for done in self._workers.run(self._engine, programs, feeds) if feeds else ():
             for outputs in batches[done.batch].split(done.outputs):
                 kept[done.program].add(outputs)
             if done.batch == len(batches) - 1:
@@ -206,10 +211,14 @@ class Slices:
 
     def units(self) -> Units:
         """What can be run on its own: samples, unless those of a batch depend on each other."""
-        return Units(self.recording, single=self._can_gather())
+        return Units(self.recording, single=self._independent)
 
     def _session(self, variant: Variant) -> Session:
-        return self._skeleton.engine.session(self._slice(variant))
+        return self._ready(self._slice(variant))
+
+    def _ready(self, model: Model) -> Session:
+        """A session of a slice, without what none of its outputs needs."""
+        return self._engine.session(reuse_names(merge([model]).model))
 
     def _slice(self, variant: Variant) -> Model:
         return self._skeleton.toggles.variant(_switched(variant))
@@ -227,7 +236,7 @@ class Slices:
         return self._outputs_of(session) if ours == theirs else None
 
     def _outputs_of(self, session: Session) -> Outputs:
-        kept = Keeper(self._memory // 8, "outputs of a model")
+        kept = Keeper(self._memory // 16, "outputs of a model")
         for group in self._groups:
             for outputs in group.split(in_order(session, group.feed(self.recording))):
                 kept.add(outputs)
@@ -258,37 +267,25 @@ class Slices:
         float_model = _Renamed(self._live_float, self.recording)
         return ReplaySession(self.recording, self.reference, lambda: float_model, "the float model")
 
-    def _float_slice(self) -> Session:
-        if self._in_float is None:
-            self._in_float = self._skeleton.engine.session(self._skeleton.toggles.variant(Switched.both(())))
-        return self._in_float
-
     def _put_together(self) -> list[Group]:
-        """Batches put together, where that leaves the outputs of every sample what they are."""
-        groups = together(self.recording, self.limit)
-        first = next((group for group in groups if len(group.calls) > 1), None)
-        if first is None or mixes_samples(self._skeleton.toggles.model):
-            return alone(self.recording)
-        session = self._float_slice()
-        whole = first.split(session.run(first.feed(self.recording)))
-        apart = (session.run(self.recording.feed(call)) for call in first.calls)
-        equal = all(_close(a, b) for pair in zip(whole, apart, strict=True) for a, b in zip(*pair, strict=True))
-        return groups if equal else alone(self.recording)
+        return together(self.recording, self.limit) if self._independent else alone(self.recording)
 
-    def _can_gather(self) -> bool:
-        """Whether samples give the same outputs in other batches: tried with a few from all over the recording."""
+    def _are_independent(self, in_float: Session | None) -> bool:
+        """Whether samples give the same outputs in another batch: tried with some of the first and the last call."""
         if any(port.shape[:1] != (-1,) for port in self.recording.feeds) or mixes_samples(self._skeleton.toggles.model):
             return False
-        session = self._float_slice()
+        session = in_float or self._ready(self._skeleton.toggles.variant(Switched.both(())))
         units = Units(self.recording, single=True)
-        for batch in units.batches(range(0, units.total, max(1, units.total // _TRIED)), self.limit):
-            apart: dict[int, list[np.ndarray]] = {
-                call: session.run(self.recording.feed(call)) for call in {call for call, _ in batch.places}
-            }
+        ends = sorted({0, self.recording.calls - 1}) if self.recording.calls else []
+        tried = [
+            int(units.offsets[call]) + row for call in ends for row in range(self.recording.samples(call))[:_TRIED]
+        ]
+        apart = {call: session.run(self.recording.feed(call)) for call in ends}
+        if any(array.shape[:1] != (self.recording.samples(call),) for call in ends for array in apart[call]):
+            return False
+        for batch in units.batches(tried, 2 * _TRIED - 1):
             found = session.run(batch.feed(self.recording))
             for i, (call, row) in enumerate(batch.places):
-                if any(a.shape[:1] != (self.recording.samples(call),) for a in apart[call]):
-                    return False
                 if not all(_close(a[i], b[row]) for a, b in zip(found, apart[call], strict=True)):
                     return False
         return True

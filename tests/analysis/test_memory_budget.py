@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.build import Builder
 from support.projections import Predict, Projection
 from support.quantized import quantized, residual_net
 
@@ -21,6 +22,7 @@ from qpass.analysis.skeleton import find_skeleton
 from qpass.errors import UsageError
 from qpass.formats.files import load
 from qpass.ir.model import Model
+from qpass.ir.op import Attr
 from qpass.quant.layers import find_layers
 from qpass.quant.toggles import Switched, Toggles
 from qpass.runtime.calibrate import calibrate
@@ -137,21 +139,33 @@ class Several(InProcess):
         self.count = count
 
 
+def mixing() -> Model:
+    """Every image is compared with the mean of its batch, which so cannot be run in parts."""
+    b = Builder().feed("x", [-1, 3, 32, 32]).conv2d(16)
+    h = b.current
+    attrs = {"dim": Attr.ints((0,)), "keep_dim": Attr.bool(True)}
+    b.declare("mean", (1, 16, 32, 32)).op("reduce_mean", {"X": h}, {"Out": "mean"}, attrs)
+    b.declare("centred", (-1, 16, 32, 32)).op("elementwise_sub", {"X": h, "Y": "mean"}, {"Out": "centred"})
+    return b.conv2d(4).model()
+
+
 @pytest.mark.parametrize("workers", [1, 2])
-def test_too_little_memory_for_a_batch_says_how_much_is_needed(digits: Model, workers: int) -> None:
-    scales = calibrate(digits, [IMAGES])
+def test_too_little_memory_for_a_batch_says_how_much_is_needed(workers: int) -> None:
+    model = mixing()
+    images = np.random.default_rng(0).standard_normal((24, 3, 32, 32)).astype(np.float32)
+    scales = calibrate(model, [images])
 
     def analyze(size: int) -> str:
         return analyze_ptq(
-            digits,
+            model,
             scales,
-            evaluate=Projection([IMAGES]),
+            data=[images],
             engine="executor",
             memory_bytes=size,
             workers=Several(workers),
         ).to_json()
 
-    with pytest.raises(UsageError, match=f"too little for one batch of {len(IMAGES)} samples") as caught:
+    with pytest.raises(UsageError, match=f"too little for one batch of {len(images)} samples") as caught:
         analyze(MIB)
     found = re.search(r"needs about (\d+) MiB, and has (\d+) MiB", str(caught.value))
     assert found is not None
@@ -160,3 +174,15 @@ def test_too_little_memory_for_a_batch_says_how_much_is_needed(digits: Model, wo
     assert analyze(needed * MIB)
     with pytest.raises(UsageError, match=f"needs about {needed} MiB, and has {needed - 2} MiB"):
         analyze((needed - 2) * MIB)
+
+
+def test_independent_samples_are_run_in_parts_where_memory_is_short(digits: Model) -> None:
+    scales = calibrate(digits, [IMAGES])
+    little, much = (
+        analyze_ptq(digits, scales, data=[IMAGES], engine="executor", memory_bytes=size) for size in (MIB, 1 << 30)
+    )
+    assert [row.layer for row in little.rows] == [row.layer for row in much.rows]
+    for a, b in zip(little.rows, much.rows, strict=True):  # matrix products add in an order of their batch size
+        assert a.metric == pytest.approx(b.metric, rel=1e-7)
+    with pytest.raises(UsageError, match="too little for one batch of 1 samples"):
+        analyze_ptq(digits, scales, evaluate=Projection([IMAGES]), engine="executor", memory_bytes=1 << 10)
