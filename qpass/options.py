@@ -63,6 +63,8 @@ class QuantOptions:
         ``inference``, ``executor`` or ``gpu``; ``int8`` evaluates quantized models in int8, the rest is ``inference``.
     simulate : {None, "onednn"}
         Evaluate what `qpass.simulate` makes of each quantized model.
+    fast : bool
+        In analyses, quantize activations by oneDNN's own ops: see `analyze_ptq`.
     higher_is_better : bool
         Direction of the metric.
 
@@ -92,6 +94,7 @@ class QuantOptions:
     batches: int | None = None
     engine: str = "inference"
     simulate: str | None = None
+    fast: bool = False
     higher_is_better: bool = True
 
     def __post_init__(self) -> None:

@@ -33,6 +33,7 @@ FIELDS: Mapping[str, str] = {
     "target": "target",
     "engine": "engine",
     "simulate": "simulate",
+    "fast": "fast",
     "higher_is_better": "higher_is_better",
 }
 """Arguments that are fields of `QuantOptions` under another name, or the same."""

@@ -58,6 +58,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--qat-metric", type=finite, metavar="X", help="metric of the quantized model, where known")
     add_quantizers(parser)
     add_simulate(parser)
+    parser.add_argument(
+        "--fast",
+        action="store_true",
+        help="quantize activations by oneDNN's own ops: quicker, above all of quantized models; last bits may differ",
+    )
     parser.add_argument("--weight-bits", type=int, choices=range(2, 9), metavar="N", help="2 to 8 (default)")
     parser.add_argument("--activation-bits", type=int, choices=range(2, 17), metavar="N", help="2 to 16 (default 8)")
     parser.add_argument("-o", "--output", default="analysis_results", metavar="DIR", help="default: analysis_results")
@@ -163,6 +168,7 @@ def make_job(args: argparse.Namespace, model: Model, bar: Bar) -> Job:
             "op_types": split_names(args.op_types) or None,
             "engine": args.engine,
             "simulate": args.simulate,
+            "fast": args.fast,
             "higher_is_better": not args.lower_is_better,
             **{name: getattr(args, name) for name in PTQ_ONLY},
         }
