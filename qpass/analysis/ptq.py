@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Mapping, Sequence
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -144,81 +145,87 @@ def analyze_ptq(
         scales = calibrate(model, source, engine=runner, op_types=tuple(op_types))
     table = scales
 
-    def inserted(names: tuple[str, ...], weights: bool = True, activations: bool = True) -> Model:
-        return InsertQuant(
-            scales=table,
-            layers=names,
-            skip=tuple(skip_tensor_list),
-            op_types=tuple(op_types),
-            overrides=tuple(overrides),
-            weight_bits=weight_bits,
-            activation_bits=activation_bits,
-            weights=weights,
-            activations=activations,
-        )(model)
-
-    def variant(key: str, what: str, names: Sequence[str]) -> Variant:
-        return Variant(
-            key, what, lambda: FoldQuant(to="float")(inserted(tuple(names))) if names else model, Switched.both(names)
-        )
-
-    def subject() -> Subject:
-        return Subject(inserted(()), model.params, layers)
-
-    def part(layer: Layer, role: str) -> Variant:
-        one = frozenset([layer.name])
-        on = Switched(one, frozenset()) if role == "weight" else Switched(frozenset(), one)
-        make = partial(inserted, (layer.name,), weights=role == "weight", activations=role == "activation")
-        what = f"the {role} of layer {layer.name!r} quantized alone"
-        return Variant(part_key(role, layer.name), what, lambda: FoldQuant(to="float")(make()), on)
-
-    def parts(layer: Layer) -> list[Variant]:
-        return [part(layer, role) for role in ROLES]
-
+    insert = InsertQuant(
+        scales=table,
+        skip=tuple(skip_tensor_list),
+        op_types=tuple(op_types),
+        overrides=tuple(overrides),
+        weight_bits=weight_bits,
+        activation_bits=activation_bits,
+    )
+    variants = _Variants(model, insert, layers)
     plan = Plan(
         mode="ptq",
         evaluation=evaluation(
             evaluate, reference=model, data=None if data is None else Batches.of(model, data), engine=runner
         ),
         higher_is_better=higher_is_better,
-        baseline=variant(BASELINE, "the float model", ()),
-        reference=variant(REFERENCE, "all layers quantized", [layer.name for layer in layers]),
+        baseline=variants.of(BASELINE, "the float model", ()),
+        reference=variants.of(REFERENCE, "all layers quantized", [layer.name for layer in layers]),
         layers=layers,
-        variant=lambda layer: variant(layer_key(layer), f"layer {layer.name!r} quantized alone", [layer.name]),
+        variant=variants.alone,
         engine=runner,
-        skeleton=lambda: skeleton_of(subject(), runner, fast=fast),
+        skeleton=lambda: skeleton_of(variants.subject(), runner, fast=fast),
         twin=None,
         details=lambda layer: _thresholds(model, layer, table),
         settle=settle,
-        subject=subject,
-        parts=parts if breakdown else None,
+        subject=variants.subject,
+        parts=variants.parts if breakdown else None,
         estimate=estimate,
-        settings={
-            "program": model.program_digest(),
-            "params": model.params_digest(),
-            "scales": hashlib.sha256(table.to_json().encode()).hexdigest(),
-            "calibration_data": table.data_digest,
-            "algo": table.algo,
-            "weight_algo": table.weight_algo,
-            "engine": runner.name,
-            **({"fake_quant": "fast"} if fast else {}),
-            "op_types": ",".join(op_types),
-            **({"skip_tensor_list": ",".join(skip_tensor_list)} if skip_tensor_list else {}),
-            **({"overrides": ",".join(overrides)} if overrides else {}),
-            "weight_bits": str(weight_bits),
-            "activation_bits": str(activation_bits),
-        },
+        settings=_settings(model, insert, table, runner, fast=fast),
     )
     with opened(workers) as crew:
-        return plan.run(
-            Resources(
-                checkpoint=checkpoint,
-                resume=resume,
-                progress=progress or Silent(),
-                memory_bytes=memory_bytes,
-                workers=crew,
-            )
-        )
+        return plan.run(Resources(checkpoint, resume, progress or Silent(), memory_bytes, crew))
+
+
+@dataclass(frozen=True)
+class _Variants:
+    """A float model with some of its layers quantized."""
+
+    model: Model
+    insert: InsertQuant
+    layers: tuple[Layer, ...]
+
+    def of(self, key: str, what: str, names: Sequence[str]) -> Variant:
+        insert = dataclasses.replace(self.insert, layers=tuple(names))
+        return Variant(key, what, lambda: self._made(insert) if names else self.model, Switched.both(names))
+
+    def alone(self, layer: Layer) -> Variant:
+        return self.of(layer_key(layer), f"layer {layer.name!r} quantized alone", [layer.name])
+
+    def parts(self, layer: Layer) -> list[Variant]:
+        return [self._part(layer.name, role) for role in ROLES]
+
+    def subject(self) -> Subject:
+        return Subject(self.insert(self.model), self.model.params, self.layers)
+
+    def _part(self, layer: str, role: str) -> Variant:
+        weight, one, none = role == "weight", frozenset([layer]), frozenset[str]()
+        insert = dataclasses.replace(self.insert, layers=(layer,), weights=weight, activations=not weight)
+        what = f"the {role} of layer {layer!r} quantized alone"
+        on = Switched(one, none) if weight else Switched(none, one)
+        return Variant(part_key(role, layer), what, lambda: self._made(insert), on)
+
+    def _made(self, insert: InsertQuant) -> Model:
+        return FoldQuant(to="float")(insert(self.model))
+
+
+def _settings(model: Model, insert: InsertQuant, table: ScaleTable, engine: Engine, *, fast: bool) -> dict[str, str]:
+    return {
+        "program": model.program_digest(),
+        "params": model.params_digest(),
+        "scales": hashlib.sha256(table.to_json().encode()).hexdigest(),
+        "calibration_data": table.data_digest,
+        "algo": table.algo,
+        "weight_algo": table.weight_algo,
+        "engine": engine.name,
+        **({"fake_quant": "fast"} if fast else {}),
+        "op_types": ",".join(insert.op_types),
+        **({"skip_tensor_list": ",".join(insert.skip)} if insert.skip else {}),
+        **({"overrides": ",".join(insert.overrides)} if insert.overrides else {}),
+        "weight_bits": str(insert.weight_bits),
+        "activation_bits": str(insert.activation_bits),
+    }
 
 
 def _thresholds(model: Model, layer: Layer, table: ScaleTable) -> Mapping[str, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -115,59 +116,28 @@ def analyze_qat(
         check_interface(quantized, twin)
     if qat_metric is not None and not np.isfinite(qat_metric):
         raise UsageError(f"qat_metric is {qat_metric}, expected a finite number")
-    fold = FoldQuant(to="float")
-
-    names = [layer.name for layer in layers]
-
-    def without(layer: Layer) -> Variant:
-        return Variant(
-            layer_key(layer),
-            f"layer {layer.name!r} un-quantized alone",
-            lambda: fold(weights.restored(StripQuant(layers=(layer.name,))(quantized), [layer.name])),
-            Switched.both([name for name in names if name != layer.name]),
-        )
-
-    def part(layer: Layer, role: str) -> Variant:
-        weight, rest = role == "weight", frozenset(names) - {layer.name}
-        on = Switched(rest if weight else frozenset(names), frozenset(names) if weight else rest)
-
-        def make() -> Model:
-            stripped = without_role(quantized, layer.name, Role(role))
-            return fold(weights.restored(stripped, [layer.name]) if weight else stripped)
-
-        return Variant(part_key(role, layer.name), f"the {role} of layer {layer.name!r} un-quantized alone", make, on)
-
-    def parts(layer: Layer) -> list[Variant]:
-        return [part(layer, role) for role in ROLES]
-
-    def subject() -> Subject:
-        restored = weights.restored(StripQuant(layers=tuple(names))(quantized), names)
-        return Subject(quantized, restored.params, layers)
-
+    variants = _Variants(quantized, layers, weights)
     plan = Plan(
         mode="qat",
         evaluation=evaluation(
             evaluate, reference=twin, data=None if data is None else Batches.of(quantized, data), engine=runner
         ),
         higher_is_better=higher_is_better,
-        baseline=Variant(BASELINE, "the quantized model", lambda: fold(quantized), Switched.both(names)),
+        baseline=variants.baseline(),
         known_baseline=qat_metric,
         reference=Variant(REFERENCE, "the float model", lambda: twin),
         layers=layers,
-        variant=without,
+        variant=variants.without,
         engine=runner,
-        skeleton=lambda: skeleton_of(subject(), runner, fast=fast),
+        skeleton=lambda: skeleton_of(variants.subject(), runner, fast=fast),
         twin=lambda: runner.session(twin),
         details=lambda layer: _thresholds(layer, sites),
         settle=settle,
-        subject=subject,
-        parts=parts if breakdown else None,
+        subject=variants.subject,
+        parts=variants.parts if breakdown else None,
         estimate=estimate,
         settings={
-            "program": quantized.program_digest(),
-            "params": quantized.params_digest(),
-            "float_program": twin.program_digest(),
-            "float_params": twin.params_digest(),
+            **_digests(quantized, twin),
             "engine": runner.name,
             **({"fake_quant": "fast"} if fast else {}),
             "op_types": ",".join(op_types),
@@ -177,15 +147,7 @@ def analyze_qat(
         },
     )
     with opened(workers) as crew:
-        return plan.run(
-            Resources(
-                checkpoint=checkpoint,
-                resume=resume,
-                progress=progress or Silent(),
-                memory_bytes=memory_bytes,
-                workers=crew,
-            )
-        )
+        return plan.run(Resources(checkpoint, resume, progress or Silent(), memory_bytes, crew))
 
 
 def restore_weights(
@@ -273,6 +235,61 @@ class _Weights:
             for name in names:
                 e.set_param(name, self._twin.params[self._names[name]])
         return e.model
+
+
+@dataclass(frozen=True)
+class _Variants:
+    """A quantized model with some of its layers un-quantized, their weights restored."""
+
+    quantized: Model
+    layers: tuple[Layer, ...]
+    weights: _Weights
+
+    def baseline(self) -> Variant:
+        return Variant(BASELINE, "the quantized model", lambda: _FOLD(self.quantized), Switched.both(self._names()))
+
+    def without(self, layer: Layer) -> Variant:
+        name = layer.name
+        return Variant(
+            layer_key(layer),
+            f"layer {name!r} un-quantized alone",
+            lambda: _FOLD(self.weights.restored(StripQuant(layers=(name,))(self.quantized), [name])),
+            Switched.both(self._names() - {name}),
+        )
+
+    def parts(self, layer: Layer) -> list[Variant]:
+        return [self._part(layer.name, Role(role)) for role in ROLES]
+
+    def subject(self) -> Subject:
+        names = [layer.name for layer in self.layers]
+        restored = self.weights.restored(StripQuant(layers=tuple(names))(self.quantized), names)
+        return Subject(self.quantized, restored.params, self.layers)
+
+    def _part(self, layer: str, role: Role) -> Variant:
+        names, rest = self._names(), self._names() - {layer}
+        weight = role is Role.WEIGHT
+
+        def make() -> Model:
+            stripped = without_role(self.quantized, layer, role)
+            return _FOLD(self.weights.restored(stripped, [layer]) if weight else stripped)
+
+        on = Switched(rest, names) if weight else Switched(names, rest)
+        return Variant(part_key(role.value, layer), f"the {role.value} of layer {layer!r} un-quantized alone", make, on)
+
+    def _names(self) -> frozenset[str]:
+        return frozenset(layer.name for layer in self.layers)
+
+
+_FOLD = FoldQuant(to="float")
+
+
+def _digests(quantized: Model, twin: Model) -> dict[str, str]:
+    return {
+        "program": quantized.program_digest(),
+        "params": quantized.params_digest(),
+        "float_program": twin.program_digest(),
+        "float_params": twin.params_digest(),
+    }
 
 
 def check_pair(sites: Sequence[QuantSite], float_model: Model | None) -> None:
