@@ -131,7 +131,7 @@ class Settling:
         known = {layer: done[variant.key] for layer, variant in variants.items() if variant.key in done}
         losses = {layer: _taken_over(record, race.order, layer) for layer, record in known.items()}
         pieces: dict[str, list[_Piece]] = {layer: [] for layer in variants if layer not in known}
-        ends = rounds(race.stages)
+        ends = rounds(race.stages, ROUND * self._units.total / self._units.samples)
         for start, end in zip((0, *ends), ends, strict=False):
             before, chosen = race.running, race.order[start:end]
             self._run(
@@ -296,11 +296,11 @@ class _Patched:
                 kept[row] = found[i]
 
 
-def rounds(stages: Sequence[int]) -> tuple[int, ...]:
-    """The stages at which programs are built anew: each `ROUND` samples after the one before, and before the last."""
+def rounds(stages: Sequence[int], least: float) -> tuple[int, ...]:
+    """The stages at which programs are built anew: each at least so many units after the one before, and before the end."""
     ends: list[int] = []
     for stage in stages[:-1]:
-        if stage - (ends[-1] if ends else 0) >= ROUND and stages[-1] - stage >= ROUND:
+        if stage - (ends[-1] if ends else 0) >= least and stages[-1] - stage >= least:
             ends.append(stage)
     return (*ends, stages[-1])
 
