@@ -18,6 +18,7 @@ import os
 import platform
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -31,7 +32,8 @@ from markdown_table import table
 
 from qpass.report.ranking_chart import ranking_png
 
-DOCS = Path(__file__).resolve().parents[1] / "docs"
+TOOLS = Path(__file__).resolve().parent
+DOCS = TOOLS.parent / "docs"
 
 Facts = dict[str, Any]
 
@@ -58,6 +60,25 @@ class Job(NamedTuple):
 def refinements_section(name: str, facts: Facts, peer: str) -> str:
     header, *rows = refinements.lines(facts)
     return f"The float model: {facts['float']:.2%}.\n\n{table(header, rows)}"
+
+
+def beside_paddleslim(quick: bool) -> Facts:
+    """What `tools/bench/vs_paddleslim` measures."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "figures.json"
+        few = ["--repeat", "1", "--only", "resnet8_cifar10 avg"] if quick else []
+        subprocess.run([sys.executable, TOOLS / "bench" / "vs_paddleslim", "--json", file, *few], check=True)
+        found: Facts = json.loads(file.read_text(encoding="utf-8"))
+        return found
+
+
+def paddleslim_section(name: str, facts: Facts, peer: str) -> str:
+    sys.path.insert(0, str(TOOLS / "bench" / "vs_paddleslim"))
+    from cases import CASES
+    from compare import Row, report
+
+    rows = [Row(case["case"], CASES[case["case"]], case, case["multiply_adds"]) for case in facts["cases"]]
+    return report(rows, facts["multiply_adds_a_second"])
 
 
 SROIE = f"{rankings.LINES} SROIE lines at 0 and 180 degrees, batch {rankings.BATCH}"
@@ -93,6 +114,16 @@ JOBS = {
         "0 and 180 degrees.",
         section=onednn_int8.section,
         by_version=True,
+    ),
+    "vs-paddleslim": Job(
+        beside_paddleslim,
+        "Sensitivity analysis beside PaddleSlim",
+        "Both sides on the same model, data, algorithm of scales and evaluation function, each run in a fresh process, "
+        "in turns: `tools/bench/vs_paddleslim`. Seconds are from the model's files to the metric of every layer, without "
+        "imports; megabytes are the peak of the process with Paddle. The limit is what must be computed again (the "
+        "multiply-adds downstream of every layer, for every sample) at the rate of numpy's matrix product. The goals "
+        "were set on another machine.",
+        section=paddleslim_section,
     ),
     "refinements-resnet8": Job(
         lambda _: refinements.resnet8(),
