@@ -84,20 +84,22 @@ def estimate_layers(subject: Subject, units: Units, memory_bytes: int) -> Estima
         what = "layers cannot be switched one by one" if toggles is None else "the evaluation runs the model on nothing"
         raise UsageError(f"there is no estimate: {what}", where="estimate", hint="leave estimate out")
     names = [layer.name for layer in subject.layers]
-    try:
-        measure: _Measure = _AtTheOutputs(toggles, names)
-    except EngineError as e:
-        measure = _AtTheLayer(names, e.what)
     twins = make_twins(toggles, names)
     session = ExecutorEngine().session(twins.model)
-    samples = 0
-    for feed in _batches(toggles, names, units, memory_bytes):
-        outputs = session.run(feed)
-        samples += len(next(iter(feed.values())))
-        measure.add(feed, outputs, twins)
-    scores = measure.scores()
-    order = sorted(names, key=lambda name: -scores[name])
-    return Estimate(measure.name, measure.why, samples, {name: scores[name] for name in order})
+
+    def over_data(measure: _Measure) -> Estimate:
+        samples = 0
+        for feed in _batches(toggles, names, units, memory_bytes):
+            measure.add(feed, session.run(feed), twins)
+            samples += len(next(iter(feed.values())))
+        scores = measure.scores()
+        order = sorted(names, key=lambda name: -scores[name])
+        return Estimate(measure.name, measure.why, samples, {name: scores[name] for name in order})
+
+    try:
+        return over_data(_AtTheOutputs(toggles, names))
+    except EngineError as e:  # some backward kernels refuse what they are given only when they run
+        return over_data(_AtTheLayer(names, e.what))
 
 
 def check_count(count: int | None) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from qpass.formats import pdmodel
 from qpass.ir.dtype import DType
 from qpass.ir.model import Model
-from qpass.ir.op import Op
+from qpass.ir.op import Attr, Op
 from qpass.runtime.feed import checked_feed
 from qpass.runtime.paddle_env import PADDLE_ERRORS, engine_error, legacy_static
 
@@ -25,7 +25,13 @@ _DROPPED = {
     "flatten_contiguous_range": "XShape",
 }
 
+# Attributes that backward kernels ask for, and that programs of other versions or by hand may lack.
+_ASKED_FOR = {"batch_norm": {"trainable_statistics": Attr.bool(False)}}
+
 _SEED = "{}@direction"
+
+# Gradients start from copies: the framework gives none for a value that is both a start and an end.
+_START = "{}@start"
 
 
 class Gradients:
@@ -47,7 +53,7 @@ class Gradients:
     """
 
     def __init__(self, model: Model, targets: Sequence[str], values: Sequence[str]) -> None:
-        bare = _bare(model)
+        bare = _bare(model, targets)
         self._model = model
         try:
             with legacy_static() as paddle:
@@ -60,9 +66,9 @@ class Gradients:
                 block = self._program.global_block()
                 for variable in block.vars.values():
                     variable.stop_gradient = bool(variable.persistable)
-                starts = [block.var(name) for name in targets]
+                starts = [block.var(_START.format(name)) for name in targets]
                 with paddle.static.program_guard(self._program):
-                    seeds = [_seed(block, start) for start in starts]
+                    seeds = [_seed(block, name) for name in targets]
                     found = paddle.static.gradients(starts, [block.var(name) for name in values], seeds)
                 self._columns = [None if grad is None else grad.name for grad in found]
         except PADDLE_ERRORS as e:
@@ -106,14 +112,15 @@ class Gradients:
         return [None if name is None else arrays[name] for name in self._columns]
 
 
-def _seed(block: Any, start: Any) -> Any:
-    variable = block.create_var(name=_SEED.format(start.name), shape=start.shape, dtype=start.dtype)
+def _seed(block: Any, name: str) -> Any:
+    target = block.var(name)
+    variable = block.create_var(name=_SEED.format(name), shape=target.shape, dtype=target.dtype)
     variable.stop_gradient = True
     return variable
 
 
-def _bare(model: Model) -> Model:
-    """The model without feeds and fetches, which the executor adds itself, and with what backward ops read."""
+def _bare(model: Model, targets: Sequence[str]) -> Model:
+    """The model without feeds and fetches, which the executor adds itself, with what backward ops read, and copies."""
     graph = model.graph
     decls = dict(graph.decls)
     ops: list[Op] = []
@@ -125,8 +132,14 @@ def _bare(model: Model) -> Model:
             decls[name] = dataclasses.replace(decls[op.output("Out")[0]], name=name, shape=(0, *shape))
             outputs = (*(held for held in op.outputs if held[0] != slot), (slot, (name,)))
             op = dataclasses.replace(op, outputs=outputs)
+        missing = {name: attr for name, attr in _ASKED_FOR.get(op.type, {}).items() if name not in op.attrs}
+        op = op.with_attrs(**missing) if missing else op
         if op.type not in ("feed", "fetch"):
             ops.append(op)
+    for name in targets:
+        start = _START.format(name)
+        decls[start] = dataclasses.replace(decls[name], name=start)
+        ops.append(Op.make("assign", {"X": name}, {"Out": start}))
     return model.replaced(graph=dataclasses.replace(graph, ops=tuple(ops), decls=decls))
 
 
