@@ -132,15 +132,19 @@ class Slices:
         self.recording = Recording(self._model, memory_bytes // 8)
         self._engine: Engine = skeleton.engine
         session = self._session(baseline)
-        evaluation.feed(self._model, RecordingSession(session, self.recording), baseline.what)
+        recorded = Spool(memory_bytes // 16)
+        evaluation.feed(self._model, RecordingSession(session, self.recording, recorded), baseline.what)
         self._budget = Budget(skeleton.toggles, self.recording, memory_bytes)
         self.limit = self._budget.samples
-        self._independent = self._are_independent(session if twin is None else None)
+        self._independent, same_bits = self._are_independent(session if twin is None else None)
         self._budget.check(1 if self._independent else None)
         if self._independent:
             self._engine = PartedEngine(skeleton.engine, self.limit)
         self._groups = self._put_together()
-        ((_, self.baseline),) = self.outputs([baseline], self._groups)
+        if same_bits:
+            self.baseline = Outputs(recorded, range(len(session.fetch_names)), self._again(baseline, self._groups))
+        else:
+            ((_, self.baseline),) = self.outputs([baseline], self._groups)
         self._live_float = session if twin is None else twin()
         self.reference = self.baseline if twin is None else self._float_outputs()
         self.fine, self.why_no_fine_metric = find_fine_metric(self.recording, self.reference, self.baseline)
@@ -157,6 +161,18 @@ class Slices:
         for variant, outputs in self.outputs(variants, self._groups):
             yield variant, self._evaluated(variant, outputs)
 
+    def measure_float(self, variant: Variant) -> Record:
+        """The record of the float model, which is no slice.
+
+        Raises
+        ------
+        EvalError, DataError, EngineError
+            As the evaluation and the engine do.
+        """
+        if self.reference is None:
+            return self._evaluation.measure(variant.make(), variant.what)
+        return self._replayed(variant, self.reference, self._float_session)
+
     def noise_floor(self, baseline: Variant, record: Record) -> Record:
         """How far the baseline's metric moves when every weight moves by one unit in the last place.
 
@@ -171,7 +187,12 @@ class Slices:
 
     def evaluate(self, variant: Variant, outputs: Callable[[int], list[np.ndarray]]) -> Record:
         """What the evaluation says of outputs by recorded call, without losses by the fine metric."""
-        with ReplaySession(self.recording, outputs, lambda: self._session(variant), variant.what) as session:
+        return self._replayed(variant, outputs, lambda: self._session(variant))
+
+    def _replayed(
+        self, variant: Variant, outputs: Callable[[int], list[np.ndarray]], live: Callable[[], Session]
+    ) -> Record:
+        with ReplaySession(self.recording, outputs, live, variant.what) as session:
             return self._evaluation.measure_on(self._model, session, variant.what, variant.make)
 
     def outputs(
@@ -264,16 +285,21 @@ class Slices:
 
     def _expected(self) -> Session:
         assert self.reference is not None
-        float_model = _Renamed(self._live_float, self.recording)
-        return ReplaySession(self.recording, self.reference, lambda: float_model, "the float model")
+        return ReplaySession(self.recording, self.reference, self._float_session, "the float model")
+
+    def _float_session(self) -> Session:
+        return _Renamed(self._live_float, self.recording)
 
     def _put_together(self) -> list[Group]:
         return together(self.recording, self.limit) if self._independent else alone(self.recording)
 
-    def _are_independent(self, in_float: Session | None) -> bool:
-        """Whether samples give the same outputs in another batch: tried with some of the first and the last call."""
+    def _are_independent(self, in_float: Session | None) -> tuple[bool, bool]:
+        """Whether samples give the same outputs in another batch, and whether bit for bit.
+
+        Tried with some of the first and the last call.
+        """
         if any(port.shape[:1] != (-1,) for port in self.recording.feeds) or mixes_samples(self._skeleton.toggles.model):
-            return False
+            return False, False
         session = in_float or self._ready(self._skeleton.toggles.variant(Switched.both(())))
         units = Units(self.recording, single=True)
         ends = sorted({0, self.recording.calls - 1}) if self.recording.calls else []
@@ -282,13 +308,16 @@ class Slices:
         ]
         apart = {call: session.run(self.recording.feed(call)) for call in ends}
         if any(array.shape[:1] != (self.recording.samples(call),) for call in ends for array in apart[call]):
-            return False
+            return False, False
+        same_bits = True
         for batch in units.batches(tried, 2 * _TRIED - 1):
             found = session.run(batch.feed(self.recording))
             for i, (call, row) in enumerate(batch.places):
-                if not all(_close(a[i], b[row]) for a, b in zip(found, apart[call], strict=True)):
-                    return False
-        return True
+                pairs = [(a[i], b[row]) for a, b in zip(found, apart[call], strict=True)]
+                if not all(_close(a, b) for a, b in pairs):
+                    return False, False
+                same_bits &= all(np.array_equal(a, b) for a, b in pairs)
+        return True, same_bits
 
 
 def find_fine_metric(

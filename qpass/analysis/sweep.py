@@ -240,7 +240,7 @@ class Plan:
         wanted = [each for each in self._variants() if each.key not in store.done and each.key not in raced]
         for variant in wanted:
             if variant.on is None:
-                keep(variant, self.evaluation.measure(variant.make(), variant.what))
+                keep(variant, slices.measure_float(variant))
         for variant, record in slices.measure([variant for variant in wanted if variant.on is not None]):
             keep(variant, record)
         remarks: tuple[str, ...] = ()
