@@ -100,6 +100,7 @@ OPTIONS = {
     "leave higher_is_better alone": "leave it out",
     "evaluate=": "--eval",
     "without resume": "without --resume",
+    "leave settle out": "leave --settle out",
     " as save_dir": " as --output",
     "analyze_qat": "qpass analyze",
 }
