@@ -85,7 +85,7 @@ class Budget:
         if 2 * count * self._sample_bytes > self._memory:
             raise UsageError(
                 f"the memory is too little for one batch of {count} samples: it needs about "
-                f"{_mebibytes(2 * count * self._sample_bytes)} MiB, and has {_mebibytes(self._memory)} MiB",
+                f"{_words(2 * count * self._sample_bytes)}, and has {_words(self._memory)}",
                 where="memory",
                 hint="give more memory or smaller batches",
             )
@@ -153,5 +153,7 @@ def _sample_bytes(model: Model, recording: Recording) -> Mapping[str, int]:
     }
 
 
-def _mebibytes(count: float) -> int:
-    return math.ceil(count / (1 << 20))
+def _words(count: int) -> str:
+    """A size as `--memory` takes it, rounded up."""
+    unit, letter = (1 << 20, "M") if count >= 1 << 20 else (1 << 10, "K")
+    return f"{math.ceil(count / unit)} {letter}iB"

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import pickle
-
 import pytest
 from hypothesis import given
 from support.corpus import MODELS, corpus
+from support.pickling import through_pickle
 from support.strategies import models
 
 from qpass.formats.files import load
@@ -14,7 +13,7 @@ from qpass.ir.model import Model
 
 
 def check(model: Model) -> None:
-    again = pickle.loads(pickle.dumps(model))
+    again = through_pickle(model)
     assert again == model
     assert again.program_digest() == model.program_digest()
     assert again.params_digest() == model.params_digest()
@@ -36,7 +35,7 @@ def test_files_after_they_were_looked_at(path: str) -> None:
 
 
 def test_mappings_stay_frozen() -> None:
-    model = pickle.loads(pickle.dumps(load(corpus(MODELS[-1]))))
+    model = through_pickle(load(corpus(MODELS[-1])))
     with pytest.raises(TypeError):
         model.graph.decls["new"] = None
     with pytest.raises(TypeError):

@@ -1,0 +1,113 @@
+"""Worker processes: they die and are replaced, and end with whoever started them."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from support.workers import Sums, expected, figures, run_all, start
+
+from qpass.errors import EngineError, UsageError
+from qpass.runtime.jobs import InProcess
+from qpass.runtime.processes import opened, processes
+
+TESTS = Path(__file__).resolve().parents[1]
+
+LONG_RUN = """
+import sys
+from pathlib import Path
+from support.workers import Sums, start
+from qpass.runtime.processes import processes
+
+if __name__ == "__main__":
+    with processes(2) as workers:
+        for done in start(workers, 100, 1, Sums(seconds=0.2)):
+            if done.program == 3:
+                Path(sys.argv[1]).touch()
+"""
+
+
+def test_results_are_those_of_one_process_and_no_process_stays(tmp_path: Path) -> None:
+    once = tmp_path / "once"
+    with processes(2) as workers:
+        assert workers.count == 2
+        assert figures(run_all(workers, 5, 3)) == expected(5, 3)
+        before = {child.pid for child in multiprocessing.active_children()}
+        assert figures(run_all(workers, 9, 1, Sums(deadly=5, once=str(once)))) == expected(9, 1)
+        after = {child.pid for child in multiprocessing.active_children()}
+        assert len(before) == 2
+        assert before.isdisjoint(after)
+    assert once.exists()
+    assert multiprocessing.active_children() == []
+
+
+def test_a_program_that_kills_every_worker_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qpass.runtime.pool._TRIES", 1)
+    with processes(2) as workers:
+        results = start(workers, 4, 1, Sums(deadly=1))
+        assert figures([next(results)]) == expected(1, 1)
+        with pytest.raises(EngineError) as raised:
+            next(results)
+    assert "a worker process died 2 times while it ran program 2 of 4" in str(raised.value)
+    assert "run out of memory" in str(raised.value)
+    assert multiprocessing.active_children() == []
+
+
+def test_one_worker_or_none_is_this_process() -> None:
+    for count in (0, 1):
+        with opened(count) as workers:
+            assert isinstance(workers, InProcess)
+    with opened(None) as workers:
+        assert isinstance(workers, InProcess)
+    mine = InProcess()
+    with opened(mine) as workers:
+        assert workers is mine
+
+
+@pytest.mark.parametrize("count", [-1, True])
+def test_other_counts_are_refused(count: int) -> None:
+    with pytest.raises(UsageError, match="expected a number >= 0"), processes(count):
+        pass
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL])
+def test_workers_end_with_an_interrupted_or_killed_parent(tmp_path: Path, sent: signal.Signals) -> None:
+    script, marker = tmp_path / "long_run.py", tmp_path / "running"
+    script.write_text(LONG_RUN, encoding="utf-8")
+    path = os.pathsep.join([str(TESTS), *sys.path])
+    parent = subprocess.Popen(
+        [sys.executable, str(script), str(marker)],
+        env={**os.environ, "PYTHONPATH": path},
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    wait_until(marker.exists)
+    if sent == signal.SIGINT:
+        os.killpg(parent.pid, sent)  # as a terminal does
+    else:
+        parent.kill()
+    _, errors = parent.communicate(timeout=20)
+    assert parent.returncode == -sent
+    wait_until(lambda: not group_lives(parent.pid))
+    assert errors.count(b"Traceback") == (1 if sent == signal.SIGINT else 0)  # the parent's own
+
+
+def wait_until(holds, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def group_lives(leader: int) -> bool:
+    try:
+        os.killpg(leader, 0)
+    except ProcessLookupError:
+        return False
+    return True

@@ -1,0 +1,148 @@
+"""Engines and executors for tests of workers: what other processes run must be importable there."""
+
+from __future__ import annotations
+
+import os
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import BrokenExecutor, Executor, Future
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from qpass.errors import EngineError
+from qpass.ir.graph import Graph, ValueRef
+from qpass.ir.model import Model
+from qpass.ir.op import Attr, Op
+from qpass.runtime.jobs import Done, Workers
+
+
+def program(number: int) -> Model:
+    """A model that `Sums` knows the number of."""
+    return Model((Graph((Op.make("number", {}, {}, {"number": Attr.int(number)}),)),))
+
+
+def batch(number: int) -> dict[str, np.ndarray]:
+    """One batch of three samples."""
+    return {"x": np.arange(3, dtype=np.float32) + number}
+
+
+def run_all(workers: Workers, programs: int, batches: int, engine: Any = None) -> list[Done]:
+    """Every result of some numbered programs on some numbered batches."""
+    return list(start(workers, programs, batches, engine))
+
+
+def start(workers: Workers, programs: int, batches: int, engine: Any = None) -> Iterator[Done]:
+    """The same, one after the other."""
+    return workers.run(
+        engine or Sums(),
+        [lambda i=i: program(i) for i in range(programs)],
+        [lambda i=i: batch(i) for i in range(batches)],
+    )
+
+
+def expected(programs: int, batches: int) -> list[tuple[int, int, list[float]]]:
+    """What `Sums` makes of them, in closed form."""
+    return [(p, b, [3.0 * b + 3.0, float(p)]) for p in range(programs) for b in range(batches)]
+
+
+def figures(done: Sequence[Done]) -> list[tuple[int, int, list[float]]]:
+    """Results as plain numbers."""
+    return [(each.program, each.batch, [float(array) for array in each.outputs]) for each in done]
+
+
+@dataclass(frozen=True)
+class Sums:
+    """An engine without paddle: the sum of a batch, and the number of the program.
+
+    `deadly` is the number of a program whose session ends the process, `wrong` of one that an engine refuses; with
+    `once`, a file, the deadly one is so only while the file is absent.
+    """
+
+    name: str = "sums"
+    deadly: int = -1
+    wrong: int = -1
+    once: str = ""
+    seconds: float = 0.0
+
+    def session(self, model: Model, fetch: Sequence[ValueRef] | None = None) -> SumSession:
+        number = model.graph.ops[0].int_attr("number", -1)
+        if number == self.wrong:
+            raise EngineError("refused", where=f"program {number}", hint="none")
+        if number == self.deadly and not (self.once and os.path.exists(self.once)):
+            if self.once:
+                open(self.once, "w").close()
+            os._exit(3)
+        return SumSession(number, self.seconds)
+
+
+class SumSession:
+    feed_names = ("x",)
+    fetch_names = ("sum", "number")
+
+    def __init__(self, number: int, seconds: float) -> None:
+        self._number = number
+        self._seconds = seconds
+
+    def run(self, feed: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        time.sleep(self._seconds)
+        return [feed["x"].sum(), np.int64(self._number)]
+
+    def stream(self, feed: Mapping[str, np.ndarray]) -> Iterator[np.ndarray]:
+        yield from self.run(feed)
+
+
+class AnyOrder(Executor):
+    """Finishes what was submitted in an order of its own; breaks at the calls that are named.
+
+    `most` is the largest number of jobs that waited at the same time, `calls` the number of those that were run.
+    """
+
+    def __init__(self, seed: int = 0, breaks_at: Sequence[int] = ()) -> None:
+        self.most = 0
+        self.calls = 0
+        self._random = random.Random(seed)
+        self._breaks_at = breaks_at
+        self._waiting: list[tuple[Future[Any], Callable[[], Any]]] = []
+        self._news = threading.Condition()
+        self._open = True
+        threading.Thread(target=self._work, daemon=True).start()
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        with self._news:
+            if not self._open:
+                raise BrokenExecutor("a worker died")
+            self._waiting.append((future, lambda: fn(*args, **kwargs)))
+            self.most = max(self.most, len(self._waiting))
+            self._news.notify()
+        return future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        with self._news:
+            self._open = False
+            self._news.notify()
+
+    def _work(self) -> None:
+        while True:
+            with self._news:
+                self._news.wait_for(lambda: self._waiting or not self._open)
+                if not self._open:
+                    return
+                # A pause lets jobs gather, so that there is something to choose from.
+                self._news.wait_for(lambda: len(self._waiting) > 2 or not self._open, timeout=0.002)
+                future, call = self._waiting.pop(self._random.randrange(len(self._waiting)))
+                if self.calls in self._breaks_at:
+                    self._open = False
+                    for each in (future, *(waiting for waiting, _ in self._waiting)):
+                        each.set_exception(BrokenExecutor("a worker died"))
+                    return
+                self.calls += 1
+            if future.set_running_or_notify_cancel():
+                try:
+                    future.set_result(call())
+                except EngineError as e:
+                    future.set_exception(e)
