@@ -239,7 +239,10 @@ class Slices:
 
     def _ready(self, model: Model) -> Session:
         """A session of a slice, without what none of its outputs needs."""
-        return self._engine.session(reuse_names(merge([model]).model))
+        merged = merge([model])
+        (columns,) = merged.columns
+        as_they_are = columns == tuple(range(len(columns)))  # outputs that are one value are merged into one
+        return self._engine.session(reuse_names(merged.model) if as_they_are else model)
 
     def _slice(self, variant: Variant) -> Model:
         return self._skeleton.toggles.variant(_switched(variant))
