@@ -250,8 +250,8 @@ def test_where_samples_depend_on_their_batch_calls_are_raced(
     digits: Model, table: ScaleTable, full: AnalysisResult, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("qpass.analysis.measuring.mixes_samples", lambda model: True)
-    small = [IMAGES[i : i + 5] for i in range(0, len(IMAGES), 2)]
-    raced = sweep(digits, table, data=small, settle=0.4)
+    small = [IMAGES[:2], *(IMAGES[i : i + 1] for i in range(2, len(IMAGES)))]
+    raced = sweep(digits, table, data=small, settle=0.9)
     assert full.fine is not None
     assert raced.fine is not None
     assert raced.race is not None
@@ -262,4 +262,4 @@ def test_where_samples_depend_on_their_batch_calls_are_raced(
     for layer, row in raced.fine.rows.items():
         if row.samples == len(small):
             assert row.loss == pytest.approx(full.fine.rows[layer].loss, rel=1e-4)
-    assert any("the race was on the 175 batches" in remark for remark in raced.remarks)
+    assert any("the race was on the 349 batches" in remark for remark in raced.remarks)
