@@ -108,7 +108,7 @@ class _Cluster:
             yield from self._workers.run(engine, programs, batches)
         except KilledWorker as e:
             raise EngineError(
-                f"a program was the death of {e.allowed_failures + 1} workers",
+                f"a program was the death of every worker that ran it ({e.allowed_failures + 1})",
                 where=self._where,
                 hint="they may have run out of memory, their logs tell; what was measured is in the checkpoint",
             ) from e

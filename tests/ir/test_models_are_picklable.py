@@ -30,7 +30,7 @@ def test_generated_models(model: Model) -> None:
 @pytest.mark.parametrize("path", MODELS)
 def test_files_after_they_were_looked_at(path: str) -> None:
     model = load(corpus(path))
-    assert model.feeds and model.fetches and model.graph.nx and model.graph.by_uid  # computed once, kept in the model
+    assert all((model.feeds, model.fetches, model.graph.nx, model.graph.by_uid))  # computed once, kept in the model
     check(model)
 
 
