@@ -297,7 +297,7 @@ class _Patched:
 
 
 def rounds(stages: Sequence[int], least: float) -> tuple[int, ...]:
-    """The stages at which programs are built anew: each at least so many units after the one before, and before the end."""
+    """The stages at which programs are built anew: so many units, at least, after the one before and before the end."""
     ends: list[int] = []
     for stage in stages[:-1]:
         if stage - (ends[-1] if ends else 0) >= least and stages[-1] - stage >= least:
