@@ -230,6 +230,12 @@ class Slices:
                 for variant, found in zip(chunks[done.program], columns[done.program], strict=True):
                     yield variant, Outputs(spool, found, self._again(variant, batches))
 
+    def feeds(self) -> Iterator[Mapping[str, np.ndarray]]:
+        """All that the evaluation feeds, in batches of at most `limit` samples where there is a choice."""
+        units = self.units()
+        for batch in units.batches(range(units.total), self.limit):
+            yield batch.feed(self.recording)
+
     def units(self) -> Units:
         """What can be run on its own: samples, unless those of a batch depend on each other."""
         return Units(self.recording, single=self._independent)

@@ -251,7 +251,7 @@ class Plan:
             remarks = settled.remarks
         if self.parts is not None and self.subject is not None:
             names = [layer.name for layer in self.layers if local_key(layer.name) not in store.done]
-            errors = local_errors(self.subject(), names, slices.recording.__iter__, resources.memory_bytes // 4)
+            errors = local_errors(self.subject(), names, slices.feeds, resources.memory_bytes // 4)
             for name, error in errors.items():
                 store.add(local_key(name), local_record(error))
         if self.mode == "qat" and NOISE not in store.done:

@@ -34,13 +34,16 @@ def breakdown_txt(result: AnalysisResult) -> str:
 def mostly(row: LayerResult) -> str:
     """Which part of a layer costs more by itself: ``weight``, ``activation`` or ``equal``; empty where none is known.
 
-    By the finer metric where there is one.
+    By the metric; where that ties, by the finer one.
     """
-    for name in ("fine_loss", "sensitivity"):
+    found = ""
+    for name in ("sensitivity", "fine_loss"):
         weight, activation = (row.details.get(f"{role}_{name}") for role in ("weight", "activation"))
         if weight is not None and activation is not None:
-            return "weight" if weight > activation else "activation" if activation > weight else "equal"
-    return ""
+            if weight != activation:
+                return "weight" if weight > activation else "activation"
+            found = "equal"
+    return found
 
 
 def _parts(result: AnalysisResult, row: LayerResult) -> list[str]:

@@ -59,9 +59,11 @@ def test_breakdown() -> None:
     ]
 
 
-def test_the_finer_metric_says_what_costs_more() -> None:
-    figures = {**APART, "weight_fine_loss": 0.3, "activation_fine_loss": 0.2}
-    assert mostly(LayerResult("a", "conv2d", 0.0, 0.0, figures)) == "weight"
+def test_the_finer_metric_says_what_costs_more_where_the_metric_ties() -> None:
+    fine = {"weight_fine_loss": 0.3, "activation_fine_loss": 0.2}
+    tied = {"weight_sensitivity": 0.0, "activation_sensitivity": 0.0}
+    assert mostly(LayerResult("a", "conv2d", 0.0, 0.0, {**APART, **fine})) == "activation"
+    assert mostly(LayerResult("a", "conv2d", 0.0, 0.0, {**tied, **fine})) == "weight"
     assert mostly(LayerResult("a", "conv2d", 0.0, 0.0, {})) == ""
 
 
