@@ -114,7 +114,7 @@ class Budget:
 def _costs(toggles: Toggles) -> Mapping[str, int]:
     """By layer: bytes of the program that lies downstream of it."""
     graph, params = toggles.model.graph, toggles.model.params
-    first = {}
+    first: dict[str, int] = {}
     for op in graph.ops:
         for _, _, name in op.reads():
             if name in toggles.operands:
