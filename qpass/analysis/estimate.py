@@ -23,8 +23,9 @@ this one, 64 samples                                        1.00 / 1.00       0.
 this one, 200 samples                                       0.99 / 0.96       0.99 / 0.92
 ==========================================================  ================  =============
 
-That is PTQ mode. In QAT mode it is estimated what each layer costs alone, while un-quantizing one of many quantized layers
-is measured: on ppocr_cls_qat, where half of these gains are negative, the two have nothing in common (0.04 / 0.03).
+That is PTQ mode. In QAT mode the estimate is of what each layer costs alone, while what is measured is the gain of
+un-quantizing one of many quantized layers: on ppocr_cls_qat, where half of these gains are negative, the two have
+nothing in common (0.04 / 0.03).
 
 A random perturbation run forward from each layer would need as many runs of what lies downstream as the evaluation
 does.
