@@ -16,7 +16,7 @@ score                                                       resnet8_cifar10   pp
 ==========================================================  ================  =============
 noise energy at the op's own output, 200 and 40 samples     0.49 / 0.42       -0.17 / -0.12
 noise-to-signal ratio at the op's own output                0.65 / 0.51       0.50 / 0.36
-``|g|^2 |e|^2 / n`` of 4 projections, 200 and 40 samples    0.87 / 0.73       0.89 / 0.73
+``|g|^2 |e|^2 / n`` of 4 projections, 200 and 40 samples    0.92 / 0.82       0.89 / 0.72
 ``(g . e)^2`` of log-likelihood, 200 and 40 samples         1.00 / 1.00       0.72 / 0.52
 this one, 16 samples                                        0.89 / 0.78       0.00 / 0.03
 this one, 64 samples                                        1.00 / 1.00       0.92 / 0.77
