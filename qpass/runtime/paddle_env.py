@@ -31,6 +31,11 @@ _SUMMARY = "Error Message Summary:"
 _CAUSE = re.compile(r"In user code:.*?^\s*(?=\w+Error: )", re.DOTALL | re.MULTILINE)
 
 
+_WISH = os.environ.get("OMP_NUM_THREADS", "")
+if "paddle" in sys.modules and _WISH == "1":
+    _WISH = ""  # paddle writes 1 where nothing was set (paddle/base/__init__.py, __bootstrap__), as it is imported
+
+
 @functools.cache
 def import_paddle() -> ModuleType:
     """The `paddle` module.
@@ -95,9 +100,8 @@ def engine_error(doing: str, error: BaseException) -> EngineError:
 
 def default_threads() -> int:
     """Threads an engine uses unless told: OMP_NUM_THREADS where it is a number, else the CPUs this process may use."""
-    wish = os.environ.get("OMP_NUM_THREADS", "")
-    if wish.isdigit() and int(wish) > 0:
-        return int(wish)
+    if _WISH.isdigit() and int(_WISH) > 0:
+        return int(_WISH)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
