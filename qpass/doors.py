@@ -106,8 +106,8 @@ class AnalysisPTQ(_Analysis):
         Arguments of `quant_post_static` by their names: ``algo``, ``hist_percent``, ``weight_quantize_type``,
         ``weight_bits``, ``activation_bits``, ``quantizable_op_type``, ``skip_tensor_list``, ``is_full_quantize``,
         ``onnx_format``, ``round_type``, ``bias_correction``, ``optimize_model``, ``batch_nums``, ``deploy_backend``,
-        ``target``, ``compat``, ``overrides``, ``equalize``, ``outputs``, ``engine``; besides ``simulate`` and
-        ``higher_is_better``. Layers are ranked with plain rounding and without ops that have no weights;
+        ``target``, ``compat``, ``overrides``, ``equalize``, ``outputs``, ``engine``; besides ``simulate``,
+        ``fast`` and ``higher_is_better``. Layers are ranked with plain rounding and without ops that have no weights;
         `get_target_quant_model` measures and saves models with everything that is asked for.
     workers : int
         Processes that run variants; 1 is this process alone. `eval_function` always runs in this process. A script
@@ -206,6 +206,8 @@ class AnalysisQAT(_Analysis):
         Direction of the metric.
     workers, scheduler, memory
         As in `AnalysisPTQ`.
+    fast : bool
+        As in `analyze_ptq`: quantize activations by oneDNN's own ops.
 
     Raises
     ------
@@ -235,6 +237,7 @@ class AnalysisQAT(_Analysis):
         workers: int = 1,
         scheduler: str | None = None,
         memory: int | str = DEFAULT_MEMORY,
+        fast: bool = False,
     ) -> None:
         def read(folder: str | Path) -> Model:
             return load(folder, model_filename=model_filename, params_filename=params_filename)
@@ -257,7 +260,7 @@ class AnalysisQAT(_Analysis):
             num_histogram_plots=num_histogram_plots,
             hardware=hardware,
             options=QuantOptions.checked(
-                {"op_types": quantizable_op_type, "higher_is_better": higher_is_better},
+                {"op_types": quantizable_op_type, "higher_is_better": higher_is_better, "fast": fast},
                 {"op_types": "quantizable_op_type"},
             ),
         )

@@ -124,6 +124,7 @@ class Bench:
             "batch": work.batch,
             "feed": about["feed"],
             "arguments": analysis_arguments(case, about["batches"]),
+            "fast": case.fast,
         }
         found: dict[str, Facts] = {side: {"runs": []} for side in self.sides}
         for _ in range(self.repeat):

@@ -89,6 +89,7 @@ def qpass_side(
                 quantizable_op_type=job["arguments"]["quantizable_op_type"],
                 eval_function=evaluate,
                 save_dir=save_dir,
+                fast=job["fast"],
             )
         found = analysis.result
         return {"baseline": found.baseline, "metrics": {row.layer: row.metric for row in found.rows}}
