@@ -27,7 +27,12 @@ _FEED_BYTES = 8 << 20
 """Batches of a job, in bytes, where one batch is not more: what is copied for a job stays small beside its program."""
 
 _TRIES = 3
-"""How often jobs are sent again without one of them getting done in between."""
+"""How often a job is sent again when its worker dies."""
+
+_HINT = (
+    "they may have run out of memory: give less memory to each worker or have fewer of them; what was measured is in "
+    "the checkpoint. Scripts need `if __name__ == '__main__':` around what starts workers"
+)
 
 
 @dataclass(frozen=True)
@@ -112,11 +117,10 @@ class ExecutorWorkers:
     Parameters
     ----------
     executor : Executor
-        Of processes: threads take turns, because Paddle's `Predictor.run` holds Python's lock.
+        Of processes: threads take turns, because Paddle's `Predictor.run` holds Python's lock. Jobs that fail with
+        `BrokenExecutor` are sent to it again. It is not shut down.
     count : int
         How many jobs it runs at the same time.
-    restart : callable, optional
-        Makes another executor when this one breaks; without, that is an error.
 
     Raises
     ------
@@ -124,21 +128,17 @@ class ExecutorWorkers:
         If `count` is below 1.
     """
 
-    def __init__(self, executor: Executor, count: int, restart: Callable[[], Executor] | None = None) -> None:
+    def __init__(self, executor: Executor, count: int) -> None:
         if count < 1:
             raise ValueError(f"count is {count}, expected a number >= 1")
         self._executor = executor
         self._count = count
-        self._restart = restart
+        self._where = f"workers ({count})"
 
     @property
     def count(self) -> int:
         """How many programs run at the same time."""
         return self._count
-
-    def close(self) -> None:
-        """Shut the executor down; jobs that wait are cancelled."""
-        self._executor.shutdown(cancel_futures=True)
 
     def run(
         self, engine: Engine, programs: Sequence[Callable[[], Model]], batches: Sequence[Callable[[], Feed]]
@@ -158,7 +158,7 @@ class ExecutorWorkers:
                     sent.append(_Sent(job, self._send(job)))
                 if not sent:
                     return
-                found = self._first(sent, len(programs))
+                found = self._result(sent[0], len(programs))
                 job = sent.popleft().job
                 for batch, outputs in enumerate(found, job.batch):
                     yield Done(job.number, batch, outputs)
@@ -186,33 +186,20 @@ class ExecutorWorkers:
         try:
             return self._executor.submit(run_job, job)
         except BrokenExecutor as e:
-            failed: Future[list[list[np.ndarray]]] = Future()
-            failed.set_exception(e)
-            return failed
+            raise EngineError(f"the executor takes no more jobs ({e})", where=self._where, hint=_HINT) from e
 
-    def _first(self, sent: Sequence[_Sent], programs: int) -> list[list[np.ndarray]]:
-        """The result of the first job, sent again with the others that are not done when a worker dies."""
-        for _ in range(_TRIES):
+    def _result(self, sent: _Sent, programs: int) -> list[list[np.ndarray]]:
+        """The result of a job, sent again when its worker dies."""
+        times = 0
+        while True:
             try:
-                return sent[0].future.result()
+                return sent.future.result()
             except BrokenExecutor as e:
-                if self._restart is None:
-                    raise self._lost(sent[0].job, programs, 1) from e
-            self._executor.shutdown(cancel_futures=True)
-            self._executor = self._restart()
-            for each in sent:
-                if each.future.cancelled() or each.future.exception() is not None:
-                    each.future = self._send(each.job)
-        try:
-            return sent[0].future.result()
-        except BrokenExecutor as e:
-            raise self._lost(sent[0].job, programs, _TRIES + 1) from e
-
-    def _lost(self, job: ProgramJob, programs: int, times: int) -> EngineError:
-        how_often = f"{times} times" if times > 1 else "once"
-        return EngineError(
-            f"a worker process died {how_often} while it ran program {job.number + 1} of {programs}",
-            where=f"workers ({self._count})",
-            hint="they may have run out of memory: give less memory to each or have fewer of them; what was measured "
-            "is in the checkpoint. Scripts need `if __name__ == '__main__':` around what starts workers",
-        )
+                times += 1
+                if times > _TRIES:
+                    raise EngineError(
+                        f"workers died {times} times while they ran program {sent.job.number + 1} of {programs} ({e})",
+                        where=self._where,
+                        hint=_HINT,
+                    ) from e
+                sent.future = self._send(sent.job)

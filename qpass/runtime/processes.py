@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
+import pickle
+import queue
 import signal
 import threading
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import BrokenExecutor, Executor, Future
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from typing import ParamSpec, TypeVar
 
-from qpass.errors import UsageError
+from qpass.errors import QPassError, UsageError
 from qpass.runtime.jobs import InProcess, Workers
-from qpass.runtime.paddle_env import import_paddle
 from qpass.runtime.pool import ExecutorWorkers
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 def opened(workers: Workers | int | None) -> AbstractContextManager[Workers]:
@@ -53,38 +60,144 @@ def processes(count: int) -> Iterator[Workers]:
     if count < 2:
         yield InProcess()
         return
-    workers = ExecutorWorkers(_Pool(count), count, restart=lambda: _Pool(count))
-    try:
-        yield workers
-    finally:
-        workers.close()
+    with ProcessPool(count) as pool:
+        yield ExecutorWorkers(pool, count)
 
 
-class _Pool(ProcessPoolExecutor):
-    """Processes that end when the pool is shut down or this process dies, jobs or no jobs.
+@dataclass(frozen=True)
+class _Call:
+    future: Future[object]
+    pickled: bytes
 
-    They are spawned, not forked: paddle has threads, which a forked process would not have.
+
+class ProcessPool(Executor):
+    """Processes that are replaced when they die, and killed when the pool is shut down or this process dies.
+
+    `concurrent.futures.ProcessPoolExecutor` gives up all its jobs when one process dies, waits for those that run when
+    it is shut down, and before Python 3.12 can wait for ever after a process died (CPython, issue 94777).
+
+    Processes are spawned, not forked: paddle has threads, which a forked process would not have.
+
+    Parameters
+    ----------
+    count : int
+        How many.
     """
 
     def __init__(self, count: int) -> None:
-        context = multiprocessing.get_context("spawn")
-        reader, self._lifeline = context.Pipe(duplex=False)
-        super().__init__(count, mp_context=context, initializer=_begin, initargs=(reader,))
+        self._calls: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._ended = False
+        self._workers: list[_Worker] = []
+        self._threads = [threading.Thread(target=self._serve, daemon=True) for _ in range(count)]
+        for thread in self._threads:
+            thread.start()
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Have one process call a function that other processes can import.
+
+        The future fails with `BrokenExecutor` when the process dies.
+        """
+        if self._ended:
+            raise RuntimeError("cannot schedule new futures after shutdown")
+        future: Future[T] = Future()
+        self._calls.put(_Call(future, pickle.dumps((fn, args, kwargs))))  # type: ignore[arg-type]  # invariant in T
+        return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """End the processes."""
-        self._lifeline.close()
-        super().shutdown(wait, cancel_futures=cancel_futures)
+        """Kill the processes; calls that have not begun are cancelled."""
+        with self._lock:
+            self._ended = True
+            for worker in self._workers:
+                worker.kill()
+        for _ in self._threads:
+            self._calls.put(None)
+        if wait:
+            for thread in self._threads:
+                thread.join()
+
+    def _serve(self) -> None:
+        """Pass calls to one process after the other; the work of a thread."""
+        if hasattr(signal, "pthread_sigmask"):  # processes inherit it: Ctrl-C goes to all, this process ends them
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        worker: _Worker | None = None
+        while (call := self._calls.get()) is not None:
+            if self._ended:
+                call.future.cancel()
+            if not call.future.set_running_or_notify_cancel():
+                continue
+            try:
+                worker = worker or self._start()
+                done, value = worker.call(call.pickled)
+            except (EOFError, OSError) as e:
+                code = None if worker is None else worker.end()
+                worker = None
+                call.future.set_exception(BrokenExecutor(f"a process ended with exit code {code} ({e})"))
+                continue
+            if done:
+                call.future.set_result(value)
+            else:
+                assert isinstance(value, BaseException)
+                call.future.set_exception(value)
+        if worker is not None:
+            worker.end()
+
+    def _start(self) -> _Worker:
+        with self._lock:
+            if self._ended:
+                raise EOFError("the pool was shut down")
+            worker = _Worker()
+            self._workers = [each for each in self._workers if each.alive] + [worker]
+            return worker
 
 
-def _begin(lifeline: Connection) -> None:
-    """Make a process ready for jobs."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the parent ends its workers itself
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # its threads must not spin while other workers compute
-    threading.Thread(target=_end_with, args=(lifeline,), daemon=True).start()
-    import_paddle()
+class _Worker:
+    """One process."""
+
+    def __init__(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_work, args=(theirs,), daemon=True)
+        self._process.start()
+        theirs.close()  # now it is theirs alone, and its end is seen here
+
+    @property
+    def alive(self) -> bool:
+        return self._process.is_alive()
+
+    def call(self, pickled: bytes) -> tuple[bool, object]:
+        """Whether the call returned or raised, and what."""
+        self._pipe.send_bytes(pickled)
+        answer: tuple[bool, object] = self._pipe.recv()
+        return answer
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    def end(self) -> int | None:
+        """Kill and reap it; its exit code."""
+        self.kill()
+        self._process.join()
+        self._pipe.close()
+        return self._process.exitcode
 
 
-def _end_with(lifeline: Connection) -> None:
-    lifeline.poll(None)
+def _work(pipe: Connection) -> None:
+    """Answer calls until the pipe ends; what a process does."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads must not spin while other workers compute
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            fn, args, kwargs = pickle.loads(pipe.recv_bytes())  # noqa: S301 - our own parent's
+            try:
+                answer = True, fn(*args, **kwargs)
+            except QPassError as e:
+                answer = False, e
+            pipe.send(answer)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
     os._exit(1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -71,7 +70,7 @@ def test_what_is_abandoned_is_cancelled() -> None:
     results = start(ExecutorWorkers(executor, 4), 30, 1)
     next(results)
     results.close()
-    assert sum(1 for future, _ in executor._waiting if not future.cancelled()) == 0
+    assert sum(1 for future, _ in executor.waiting if not future.cancelled()) == 0
     assert executor.calls <= 9
 
 
@@ -102,26 +101,30 @@ def test_a_session_is_kept_for_the_next_job_of_the_same_program() -> None:
     assert made == [3, 4, 3]
 
 
-@pytest.mark.parametrize("breaks_at", [[0], [3], [1, 2], [0, 0, 0]])
-def test_unfinished_jobs_are_done_again_by_another_executor(breaks_at: list[int]) -> None:
-    executors = [AnyOrder(seed=i, breaks_at=[at]) for i, at in enumerate(breaks_at)] + [AnyOrder()]
-    waiting = iter(executors[1:])
-    workers = ExecutorWorkers(executors[0], 2, restart=lambda: next(waiting))
-    assert figures(run_all(workers, 8, 1)) == expected(8, 1)
-    assert sum(executor.calls for executor in executors) == 8  # what was done is not done again
+@pytest.mark.parametrize("breaks_at", [[1], [4], [2, 3], [1, 2, 3], [8], [1, 4, 7, 10]])
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_jobs_of_workers_that_die_are_done_again(breaks_at: list[int], count: int) -> None:
+    executor = AnyOrder(count, breaks_at)
+    assert figures(run_all(ExecutorWorkers(executor, count), 8, 1)) == expected(8, 1)
+    assert executor.calls == 8 + len(breaks_at)  # nothing else is done again
 
 
-def test_an_executor_that_keeps_breaking_ends_the_run_after_what_is_done() -> None:
-    count = itertools.count(1)
-    workers = ExecutorWorkers(AnyOrder(breaks_at=[0]), 2, restart=lambda: AnyOrder(next(count), breaks_at=[0]))
-    with pytest.raises(EngineError, match=r"workers \(2\): a worker process died 4 times while it ran program 1 of 8"):
-        run_all(workers, 8, 1)
-    assert next(count) == 4  # three other executors were tried
+def test_a_job_that_is_the_death_of_all_its_workers_ends_the_run() -> None:
+    executor = AnyOrder(breaks_at=range(3, 99))
+    results = start(ExecutorWorkers(executor, 1), 8, 1)
+    while executor.calls < 2:
+        next(results)
+    with pytest.raises(
+        EngineError, match=r"workers \(1\): workers died 4 times while they ran program \d of 8"
+    ) as raised:
+        list(results)
+    assert "__main__" in str(raised.value)
+    assert executor.calls >= 2 + 4
 
 
-def test_without_another_executor_a_broken_one_is_an_error() -> None:
-    results = start(ExecutorWorkers(AnyOrder(breaks_at=[0]), 1), 8, 1)
-    with pytest.raises(EngineError, match="died once while it ran program 1 of 8"):
+def test_an_executor_that_is_broken_for_good_is_an_error() -> None:
+    results = start(ExecutorWorkers(AnyOrder(breaks_at=[1], for_good=True), 1), 8, 1)
+    with pytest.raises(EngineError, match=r"takes no more jobs \(no worker left\)"):
         list(results)
 
 

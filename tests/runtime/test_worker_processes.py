@@ -42,7 +42,7 @@ def test_results_are_those_of_one_process_and_no_process_stays(tmp_path: Path) -
         assert figures(run_all(workers, 9, 1, Sums(deadly=5, once=str(once)))) == expected(9, 1)
         after = {child.pid for child in multiprocessing.active_children()}
         assert len(before) == 2
-        assert before.isdisjoint(after)
+        assert len(before & after) == 1  # the other went on
     assert once.exists()
     assert multiprocessing.active_children() == []
 
@@ -54,7 +54,7 @@ def test_a_program_that_kills_every_worker_is_named(monkeypatch: pytest.MonkeyPa
         assert figures([next(results)]) == expected(1, 1)
         with pytest.raises(EngineError) as raised:
             next(results)
-    assert "a worker process died 2 times while it ran program 2 of 4" in str(raised.value)
+    assert "workers died 2 times while they ran program 2 of 4 (a process ended with exit code 3" in str(raised.value)
     assert "run out of memory" in str(raised.value)
     assert multiprocessing.active_children() == []
 

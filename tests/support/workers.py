@@ -6,7 +6,7 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future
 from dataclasses import dataclass
 from typing import Any
@@ -96,53 +96,49 @@ class SumSession:
 
 
 class AnyOrder(Executor):
-    """Finishes what was submitted in an order of its own; breaks at the calls that are named.
+    """Finishes what was submitted in an order of its own; at the calls that are named, a worker dies.
 
-    `most` is the largest number of jobs that waited at the same time, `calls` the number of those that were run.
+    `most` is the largest number of jobs that waited at the same time, `calls` the number of those that were run, dead
+    ones among them. With `for_good`, the first worker that dies is the last one.
     """
 
-    def __init__(self, seed: int = 0, breaks_at: Sequence[int] = ()) -> None:
+    def __init__(self, seed: int = 0, breaks_at: Container[int] = (), *, for_good: bool = False) -> None:
         self.most = 0
         self.calls = 0
         self._random = random.Random(seed)
         self._breaks_at = breaks_at
-        self._waiting: list[tuple[Future[Any], Callable[[], Any]]] = []
+        self._for_good = for_good
+        self._broken = False
+        self.waiting: list[tuple[Future[Any], Callable[[], Any]]] = []
         self._news = threading.Condition()
-        self._open = True
         threading.Thread(target=self._work, daemon=True).start()
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         future: Future[Any] = Future()
         with self._news:
-            if not self._open:
-                raise BrokenExecutor("a worker died")
-            self._waiting.append((future, lambda: fn(*args, **kwargs)))
-            self.most = max(self.most, len(self._waiting))
+            if self._broken:
+                raise BrokenExecutor("no worker left")
+            self.waiting.append((future, lambda: fn(*args, **kwargs)))
+            self.most = max(self.most, len(self.waiting))
             self._news.notify()
         return future
 
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        with self._news:
-            self._open = False
-            self._news.notify()
-
     def _work(self) -> None:
-        while True:
+        while not self._broken:
             with self._news:
-                self._news.wait_for(lambda: self._waiting or not self._open)
-                if not self._open:
-                    return
+                self._news.wait_for(lambda: self.waiting)
                 # A pause lets jobs gather, so that there is something to choose from.
-                self._news.wait_for(lambda: len(self._waiting) > 2 or not self._open, timeout=0.002)
-                future, call = self._waiting.pop(self._random.randrange(len(self._waiting)))
-                if self.calls in self._breaks_at:
-                    self._open = False
-                    for each in (future, *(waiting for waiting, _ in self._waiting)):
-                        each.set_exception(BrokenExecutor("a worker died"))
-                    return
-                self.calls += 1
-            if future.set_running_or_notify_cancel():
-                try:
-                    future.set_result(call())
-                except EngineError as e:
-                    future.set_exception(e)
+                self._news.wait_for(lambda: len(self.waiting) > 2, timeout=0.002)
+                future, call = self.waiting.pop(self._random.randrange(len(self.waiting)))
+            if not future.set_running_or_notify_cancel():
+                continue
+            self.calls += 1
+            if self.calls in self._breaks_at:
+                self._broken = self._for_good
+                for each in (future, *(other for other, _ in self.waiting if self._for_good)):
+                    each.set_exception(BrokenExecutor("a process ended"))
+                continue
+            try:
+                future.set_result(call())
+            except EngineError as e:
+                future.set_exception(e)
