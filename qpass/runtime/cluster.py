@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
@@ -16,6 +17,9 @@ from qpass.runtime.pool import ExecutorWorkers, library
 _INSTALL = "pip install 'qpass[distributed]', on the workers too"
 _HINT = "give the address that `dask scheduler` prints, as tcp://host:8786"
 _ADDRESS = re.compile(r"((tcp|tls|ws|wss|ucx)://)?[^\s/]+:\d+")
+_SILENT = (OSError, asyncio.TimeoutError)
+"""What Dask raises where nobody answers; before Python 3.11 these timeouts are no `OSError`."""
+
 _SECONDS = 10
 """How long to wait for the scheduler, and for its first worker."""
 
@@ -49,7 +53,7 @@ def cluster(address: str) -> Iterator[Workers]:
         raise EngineError(f"Dask distributed cannot be imported ({e})", where="scheduler", hint=_INSTALL) from e
     try:
         client = Client(address, timeout=_SECONDS, set_as_default=False)
-    except (OSError, TimeoutError) as e:
+    except _SILENT as e:
         raise EngineError(
             f"cannot connect to a Dask scheduler ({e})", where=f"scheduler {address!r}", hint=_HINT
         ) from e
@@ -57,7 +61,7 @@ def cluster(address: str) -> Iterator[Workers]:
     with client, dask.config.set({"distributed.admin.large-graph-warning-threshold": "1GB"}):
         try:
             client.wait_for_workers(1, timeout=_SECONDS)
-        except (OSError, TimeoutError) as e:
+        except _SILENT as e:
             raise EngineError(
                 "the scheduler has no workers", where=f"scheduler {address!r}", hint=f"dask worker {address}"
             ) from e
@@ -112,7 +116,7 @@ class _Cluster:
                 where=self._where,
                 hint="they may have run out of memory, their logs tell; what was measured is in the checkpoint",
             ) from e
-        except (CancelledError, OSError, TimeoutError) as e:
+        except (CancelledError, *_SILENT) as e:
             raise EngineError(
                 f"the cluster does not answer any more ({e or type(e).__name__})",
                 where=self._where,
