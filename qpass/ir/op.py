@@ -40,6 +40,9 @@ class AttrKind(enum.Enum):
     SCALAR = 16
     SCALARS = 17
 
+    # Enum's own goes through Python code, and attributes are hashed by the hundred thousand.
+    __hash__ = object.__hash__
+
     @property
     def is_list(self) -> bool:
         """Whether the value is a tuple."""
