@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor, Executor, Future
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from typing import ParamSpec, TypeVar
 
@@ -22,6 +23,8 @@ from qpass.runtime.pool import ExecutorWorkers
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+_MASKS = hasattr(signal, "pthread_sigmask")  # not on Windows
 
 
 def opened(workers: Workers | int | None) -> AbstractContextManager[Workers]:
@@ -89,6 +92,8 @@ class ProcessPool(Executor):
         self._lock = threading.Lock()
         self._ended = False
         self._workers: list[_Worker] = []
+        if _MASKS:
+            resource_tracker.ensure_running()  # its start, with the first process, would undo the mask of that thread
         self._threads = [threading.Thread(target=self._serve, daemon=True) for _ in range(count)]
         for thread in self._threads:
             thread.start()
@@ -118,7 +123,7 @@ class ProcessPool(Executor):
 
     def _serve(self) -> None:
         """Pass calls to one process after the other; the work of a thread."""
-        if hasattr(signal, "pthread_sigmask"):  # processes inherit it: Ctrl-C goes to all, this process ends them
+        if _MASKS:  # processes inherit it: Ctrl-C goes to all, this process ends them
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         worker: _Worker | None = None
         while (call := self._calls.get()) is not None:

@@ -15,7 +15,7 @@ from support.workers import Sums, expected, figures, run_all, start
 
 from qpass.errors import EngineError, UsageError
 from qpass.runtime.jobs import InProcess
-from qpass.runtime.processes import opened, processes
+from qpass.runtime.processes import ProcessPool, opened, processes
 
 TESTS = Path(__file__).resolve().parents[1]
 
@@ -27,7 +27,7 @@ from qpass.runtime.processes import processes
 
 if __name__ == "__main__":
     with processes(2) as workers:
-        for done in start(workers, 100, 1, Sums(seconds=0.2)):
+        for done in start(workers, 100, 1, Sums(slow=4)):
             if done.program == 3:
                 Path(sys.argv[1]).touch()
 """
@@ -45,6 +45,14 @@ def test_results_are_those_of_one_process_and_no_process_stays(tmp_path: Path) -
         assert len(before & after) == 1  # the other went on
     assert once.exists()
     assert multiprocessing.active_children() == []
+
+
+def test_ctrl_c_is_nothing_to_workers_from_their_first_moment() -> None:
+    with ProcessPool(2) as pool:
+        masks = [pool.submit(signal.pthread_sigmask, signal.SIG_BLOCK, []) for _ in range(4)]
+        assert {signal.SIGINT} == set.intersection(*(set(mask.result()) for mask in masks))
+    with pytest.raises(RuntimeError, match="after shutdown"):
+        pool.submit(os.getpid)
 
 
 def test_a_program_that_kills_every_worker_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,7 +102,7 @@ def test_workers_end_with_an_interrupted_or_killed_parent(tmp_path: Path, sent: 
         parent.kill()
     _, errors = parent.communicate(timeout=20)
     assert parent.returncode == -sent
-    wait_until(lambda: not group_lives(parent.pid))
+    wait_until(lambda: not group_lives(parent.pid), seconds=20)
     assert errors.count(b"Traceback") == (1 if sent == signal.SIGINT else 0)  # the parent's own
 
 
