@@ -143,7 +143,8 @@ class PaddleInferenceEngine:
         elif hasattr(config, "disable_mkldnn"):  # off by default where this is absent (2.6)
             config.disable_mkldnn()
         if self._as_made and hasattr(config, "use_optimized_model"):
-            return _of_made_program(config, program, params)
+            with contextlib.suppress(OSError):  # no room on the disk: the slower way takes none
+                return _of_made_program(config, program, params)
         config.set_model_buffer(program, len(program), params, len(params))
         config.switch_ir_optim(self._passes)
         for name in (*unfit_passes(model), *self._delete_passes):

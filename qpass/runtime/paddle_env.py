@@ -31,9 +31,22 @@ _SUMMARY = "Error Message Summary:"
 _CAUSE = re.compile(r"In user code:.*?^\s*(?=\w+Error: )", re.DOTALL | re.MULTILINE)
 
 
-_WISH = os.environ.get("OMP_NUM_THREADS", "")
-if "paddle" in sys.modules and _WISH == "1":
-    _WISH = ""  # paddle writes 1 where nothing was set (paddle/base/__init__.py, __bootstrap__), as it is imported
+_THREADS = "OMP_NUM_THREADS"
+
+
+def _is_paddles_own() -> bool:
+    """Whether the number of threads is the 1 that paddle writes, as it is imported, where nothing was set.
+
+    Source: paddle/base/__init__.py, __bootstrap__. What a process was started with is in ``/proc/self/environ``.
+    """
+    started = Path("/proc/self/environ")
+    if "paddle" not in sys.modules or os.environ.get(_THREADS) != "1" or not started.is_file():
+        return False
+    return not any(line.startswith(_THREADS.encode() + b"=") for line in started.read_bytes().split(b"\0"))
+
+
+if _is_paddles_own():
+    del os.environ[_THREADS]
 
 
 @functools.cache
@@ -49,7 +62,11 @@ def import_paddle() -> ModuleType:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "No ccache found", UserWarning)  # news for builders of C++ extensions
             os.environ.setdefault("GLOG_minloglevel", "2")  # Paddle's C++ side reports each new executor otherwise
+            wish = os.environ.get(_THREADS)
             import paddle
+
+            if wish is None:
+                os.environ.pop(_THREADS, None)  # `_is_paddles_own`
     except ImportError as e:
         raise EngineError(f"paddle cannot be imported ({e})", hint=INSTALL) from e
     module: ModuleType = paddle
@@ -100,8 +117,9 @@ def engine_error(doing: str, error: BaseException) -> EngineError:
 
 def default_threads() -> int:
     """Threads an engine uses unless told: OMP_NUM_THREADS where it is a number, else the CPUs this process may use."""
-    if _WISH.isdigit() and int(_WISH) > 0:
-        return int(_WISH)
+    wish = os.environ.get(_THREADS, "")
+    if wish.isdigit() and int(wish) > 0:
+        return int(wish)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from qpass.errors import FormatError
 from qpass.ir.model import Model
 from qpass.ir.schema import DEBUG_ATTRS
 from qpass.rewrite.distinct import distinct_names
@@ -43,7 +44,10 @@ def slicing(engine: Engine, model: Model) -> tuple[Model, Engine] | None:
     """
     if not isinstance(engine, PaddleInferenceEngine):
         return model, engine
-    made, runner = engine_program(model, delete_passes=_OVERWRITES), engine.of_made_programs()
+    try:
+        made, runner = engine_program(model, delete_passes=_OVERWRITES), engine.of_made_programs()
+    except FormatError:  # a temporary folder without room: Paddle saves what fits and says nothing
+        return None
     if len(made.blocks) > 1 or any(op.input(_RESIDUAL) for op in made.graph.ops):
         return None
     ops = tuple(op.without_attrs(DEBUG_ATTRS) for op in made.graph.ops)

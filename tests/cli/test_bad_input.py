@@ -325,7 +325,7 @@ def room_for(size: int) -> Iterator[None]:
         (("quantize", DIGITS, *CALIB, "-o", "out/m", "--scales-out", "out/s"), 500, "cannot write the scale table", {}),
         # One line too many for the checkpoint, then one file of the results.
         (("analyze", DIGITS, *CALIB, "-o", "out", "--plots", 0), 1_300, "cannot use the checkpoint", {"check"}),
-        (("analyze", DIGITS, *CALIB, "-o", "out", "--plots", 0), 9_000, "cannot write the results", {"check"}),
+        (("analyze", DIGITS, *CALIB, "-o", "out", "--plots", 0), 60_000, "cannot write the results", {"check"}),
     ],
 )
 def test_a_full_disk(arguments: tuple[str, ...], size: int, words: str, left: set[str], place: Path) -> None:
