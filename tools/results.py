@@ -120,9 +120,9 @@ JOBS = {
         "Sensitivity analysis beside PaddleSlim",
         "Both sides on the same model, data, algorithm of scales and evaluation function, each run in a fresh process, "
         "in turns: `tools/bench/vs_paddleslim`. Seconds are from the model's files to the metric of every layer, "
-        "without imports; megabytes are the peak of the process with Paddle. The limit is what must be computed again (the "
-        "multiply-adds downstream of every layer, for every sample) at the rate of numpy's matrix product. The goals "
-        "were set on another machine.",
+        "without imports; megabytes are the peak of the process with Paddle. The limit is what must be computed again "
+        "(the multiply-adds downstream of every layer, for every sample) at the rate of numpy's matrix product. The "
+        "goals were set on another machine.",
         section=paddleslim_section,
     ),
     "refinements-resnet8": Job(
