@@ -75,9 +75,12 @@ def beside_paddleslim(quick: bool) -> Facts:
 def paddleslim_section(name: str, facts: Facts, peer: str) -> str:
     sys.path.insert(0, str(TOOLS / "bench" / "vs_paddleslim"))
     from cases import CASES
-    from compare import Row, report
+    from compare import OWN, PEER, Row, report
 
-    rows = [Row(case["case"], CASES[case["case"]], case, case["multiply_adds"]) for case in facts["cases"]]
+    rows = []
+    for case in facts["cases"]:
+        sides = {side: case[side] for side in (PEER, OWN) if side in case}
+        rows.append(Row(case["case"], CASES[case["case"]], sides, case["multiply_adds"]))
     return report(rows, facts["multiply_adds_a_second"])
 
 

@@ -26,7 +26,7 @@ takes 1.1 to 1.3 times as long, with four times as much up to 2 (resnet8 and ppo
 _FEWEST = 4
 """Samples of a batch, however large they are: weights are read once a batch."""
 
-_PROGRAM_BYTES = 160 << 20
+_PROGRAM_BYTES = 64 << 20
 """What a program needs at most even where there is more room: larger ones save no time that could be measured."""
 
 _OP_BYTES = 32 << 10
