@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from qpass.errors import EvalError
 from qpass.runtime.engine import Engine, Session
 from qpass.runtime.replay import Recording, RecordingSession
 from qpass.runtime.spool import Spool
+from qpass.runtime.wrapped import WrappedSession
 
 
 class WholeModels:
@@ -104,7 +105,7 @@ class WholeModels:
         return Outputs(kept.spool, range(len(session.fetch_names)), Again(lambda: session, self._recording.feed))
 
 
-class _Watched:
+class _Watched(WrappedSession):
     """A session of which losses are taken while it runs; thread-safe.
 
     Parameters
@@ -126,22 +127,12 @@ class _Watched:
     def __init__(self, session: Session, recording: Recording, reference: Outputs, fine: FineMetric) -> None:
         self.losses: dict[int, np.ndarray] = {}
         self.error: EvalError | None = None
-        self._session = session
+        super().__init__(session)
         self._recording = recording
         self._reference = reference
         self._fine = fine
         self._next = 0
         self._lock = threading.Lock()
-
-    @property
-    def feed_names(self) -> tuple[str, ...]:
-        """Names of the inputs, in feed order."""
-        return self._session.feed_names
-
-    @property
-    def fetch_names(self) -> tuple[str, ...]:
-        """Names of the outputs, in the order `run` returns them."""
-        return self._session.fetch_names
 
     def run(self, feed: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         """Run one batch."""
@@ -155,7 +146,3 @@ class _Watched:
                     self.error = e
             self._next = 0 if call is None else call + 1
         return outputs
-
-    def stream(self, feed: Mapping[str, np.ndarray]) -> Iterator[np.ndarray]:
-        """Run one batch."""
-        yield from self.run(feed)

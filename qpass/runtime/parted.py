@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from qpass.ir.graph import ValueRef
 from qpass.ir.model import Model
 from qpass.runtime.engine import Engine, Session
+from qpass.runtime.wrapped import WrappedSession
 
 
 class PartedEngine:
@@ -38,7 +39,7 @@ class PartedEngine:
         return PartedSession(self._engine.session(model, fetch), self._samples)
 
 
-class PartedSession:
+class PartedSession(WrappedSession):
     """A session that takes a batch apart along axis 0 and puts the outputs together.
 
     Parameters
@@ -49,18 +50,8 @@ class PartedSession:
     """
 
     def __init__(self, session: Session, samples: int) -> None:
-        self._session = session
+        super().__init__(session)
         self._samples = samples
-
-    @property
-    def feed_names(self) -> tuple[str, ...]:
-        """Names of the inputs, in feed order."""
-        return self._session.feed_names
-
-    @property
-    def fetch_names(self) -> tuple[str, ...]:
-        """Names of the outputs, in the order `run` returns them."""
-        return self._session.fetch_names
 
     def run(self, feed: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         """Run one batch; the outputs in fetch order, as arrays that the caller owns.
@@ -82,7 +73,3 @@ class PartedSession:
             for start, end in zip([0, *ends], ends, strict=False)
         ]
         return [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
-
-    def stream(self, feed: Mapping[str, np.ndarray]) -> Iterator[np.ndarray]:
-        """The outputs of `run`, one after the other."""
-        yield from self.run(feed)

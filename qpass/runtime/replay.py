@@ -22,6 +22,7 @@ from qpass.runtime.engine import Session
 from qpass.runtime.feed import checked_feed
 from qpass.runtime.spool import Spool, flat_bytes
 from qpass.runtime.targets import targets
+from qpass.runtime.wrapped import WrappedSession
 
 
 class ReplayWarning(UserWarning):
@@ -175,7 +176,7 @@ class Recording:
         return lengths[0] if lengths else 1
 
 
-class RecordingSession:
+class RecordingSession(WrappedSession):
     """A session that notes what another one is fed; thread-safe.
 
     Parameters
@@ -188,20 +189,10 @@ class RecordingSession:
     """
 
     def __init__(self, session: Session, recording: Recording, outputs: Spool | None = None) -> None:
-        self._session = session
+        super().__init__(session)
         self._recording = recording
         self._outputs = outputs
         self._lock = threading.Lock()
-
-    @property
-    def feed_names(self) -> tuple[str, ...]:
-        """Names of the inputs, in feed order."""
-        return self._session.feed_names
-
-    @property
-    def fetch_names(self) -> tuple[str, ...]:
-        """Names of the outputs, in the order `run` returns them."""
-        return self._session.fetch_names
 
     def run(self, feed: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         """Run one batch for real and note it; the outputs in fetch order, as arrays that the caller owns.
@@ -218,10 +209,6 @@ class RecordingSession:
             outputs = self._session.run(batch)
             self._recording.add(batch, outputs, self._outputs)
         return outputs
-
-    def stream(self, feed: Mapping[str, np.ndarray]) -> Iterator[np.ndarray]:
-        """The outputs of `run`, one after the other."""
-        yield from self.run(feed)
 
 
 class ReplaySession:

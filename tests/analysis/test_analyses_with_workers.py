@@ -8,13 +8,12 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from support.build import Builder
-from support.workers import AnyOrder
+from support.workers import AnyOrder, group_lives, wait_until
 
 import qpass
 from qpass import demo
@@ -200,18 +199,3 @@ def test_memory_for_less_than_a_sample_says_how_much_is_needed(size: int, unit: 
 
 def text(path: Path) -> str:
     return path.read_text() if path.exists() else ""
-
-
-def wait_until(holds, seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end
-        time.sleep(0.02)
-
-
-def group_lives(leader: int) -> bool:
-    try:
-        os.killpg(leader, 0)
-    except ProcessLookupError:
-        return False
-    return True

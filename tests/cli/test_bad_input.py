@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import resource
 import shutil
 import struct
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from support.commands import Answer, qpass
+from support.full_disk import file_size_limit
 
 from qpass import demo
 from qpass.analysis.result import AnalysisResult, LayerResult
@@ -306,17 +305,6 @@ def test_output_that_cannot_be_written(arguments: tuple[str, ...], words: str, p
     assert files(place) == before
 
 
-@contextlib.contextmanager
-def room_for(size: int) -> Iterator[None]:
-    """Files of this process cannot grow beyond `size` bytes: what a write meets on a full disk, without one."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
 @pytest.mark.parametrize(
     ("arguments", "size", "words", "left"),
     [
@@ -330,7 +318,7 @@ def room_for(size: int) -> Iterator[None]:
 )
 def test_a_full_disk(arguments: tuple[str, ...], size: int, words: str, left: set[str], place: Path) -> None:
     before = files(place)
-    with room_for(size):
+    with file_size_limit(size):
         answer = qpass(*arguments)
     refused(answer, arguments[0], 1, words)
     added = set(files(place)) - set(before)

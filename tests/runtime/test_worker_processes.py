@@ -7,11 +7,10 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
-from support.workers import Sums, expected, figures, run_all, start
+from support.workers import Sums, expected, figures, group_lives, run_all, start, wait_until
 
 from qpass.errors import EngineError, UsageError
 from qpass.runtime.jobs import InProcess
@@ -104,18 +103,3 @@ def test_workers_end_with_an_interrupted_or_killed_parent(tmp_path: Path, sent: 
     assert parent.returncode == -sent
     wait_until(lambda: not group_lives(parent.pid), seconds=20)
     assert errors.count(b"Traceback") == (1 if sent == signal.SIGINT else 0)  # the parent's own
-
-
-def wait_until(holds, seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end
-        time.sleep(0.02)
-
-
-def group_lives(leader: int) -> bool:
-    try:
-        os.killpg(leader, 0)
-    except ProcessLookupError:
-        return False
-    return True

@@ -142,3 +142,20 @@ class AnyOrder(Executor):
                 future.set_result(call())
             except EngineError as e:
                 future.set_exception(e)
+
+
+def wait_until(holds: Callable[[], bool], seconds: float = 60) -> None:
+    """Wait until something holds, or fail."""
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def group_lives(leader: int) -> bool:
+    """Whether a process of the leader's group is left."""
+    try:
+        os.killpg(leader, 0)
+    except ProcessLookupError:
+        return False
+    return True
